@@ -1,0 +1,50 @@
+"""`mmi demo`: continues the example prompts on the model in the box."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mm_interleaved.cli.console import JsonOption, Output
+from mm_interleaved.cli.continuing import Job, continue_one, load_quietly, tell
+from mm_interleaved.document import Document
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+"""The prompts inside the package."""
+
+SHOWN = ("story", "draw-a-picture", "same-style", "what-is-it", "huatu")
+"""Which examples the demo continues, in this order."""
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pages.")] = Path("out"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random; another seed gives other pictures.")] = 0,
+    model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; by default the model in the box.")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps of a picture.")] = 20,
+    open_page: Annotated[bool, typer.Option("--open", help="Show the first page in a browser, if there is a screen.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a few example prompts with words and pictures, and say where the pages lie."""
+    output = Output(as_json=as_json)
+    started = time.perf_counter()
+    output.progress.print("loading the model …")
+    loaded = load_quietly(model)
+    results = []
+    for name in SHOWN:
+        document = Document.load(EXAMPLES / f"{name}.md")
+        options = {"seed": seed, "steps": steps, "max_images": 4, "max_tokens": 160}
+        job = Job(name, document, out, ("html", "json"), options)
+        results.append(continue_one(loaded, job, output))
+        tell(results[-1], output)
+    seconds = time.perf_counter() - started
+    pictures = sum(result["pictures"] for result in results)
+    output.say(f"{pictures} pictures in {len(results)} pages, {seconds:.1f} s; open {results[0]['files']['html']}")
+    output.result({"documents": results, "pictures": pictures, "seconds": round(seconds, 3), "model_hash": loaded.model_hash, "seed": seed})
+    if open_page and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform in ("darwin", "win32")):
+        webbrowser.open(Path(results[0]["files"]["html"]).resolve().as_uri())

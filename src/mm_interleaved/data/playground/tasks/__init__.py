@@ -1,0 +1,73 @@
+"""The tasks of the playground: each makes one document with its ground truth from a world and a random stream.
+
+`sample` is the way in: a pure function of the task, the split, a seed and an index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mm_interleaved.data.playground.tasks.drawing import picture, style
+from mm_interleaved.data.playground.tasks.looking import caption, question
+from mm_interleaved.data.playground.tasks.samples import Sample, Segment
+from mm_interleaved.data.playground.tasks.stories import story
+from mm_interleaved.data.playground.tasks.wording import words
+from mm_interleaved.data.playground.world import World
+from mm_interleaved.errors import ConfigError
+
+__all__ = ["TASKS", "Sample", "Segment", "sample", "texts", "words"]
+
+TASKS: dict[str, Callable[[World, np.random.Generator, int], Sample]] = {
+    "caption": caption,
+    "question": question,
+    "picture": picture,
+    "style": style,
+    "story": story,
+}
+"""Task name -> function(world, random, side in pixels)."""
+
+
+def sample(task: str, world: World, seed: int, index: int, side: int = 224) -> Sample:
+    """Sample `index` of a task's endless stream.
+
+    Nothing but the arguments decides what comes: not the order of calls, the process, or any global state.
+
+    Args:
+        side: pixels per side of every picture.
+
+    Raises:
+        ConfigError: no task has this name.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"no task is called {task!r}; there are {', '.join(TASKS)}.")
+    return TASKS[task](world, _random(world.config.split, task, seed, index), side)
+
+
+def texts(world: World, count: int, seed: int) -> Iterator[str]:
+    """The playground's texts without their pictures, each document's text as one string, tasks in turn.
+
+    For training the tokenizer and the small language model. Pictures cost nothing here: they are composed at one pixel.
+    """
+    names = list(TASKS)
+    for index in range(count):
+        document = sample(names[index % len(names)], world, seed, index // len(names), side=1)
+        yield "".join(_joined(document.segments))
+
+
+def _joined(segments: tuple[Segment, ...]) -> Iterator[str]:
+    after_picture = False
+    started = False
+    for segment in segments:
+        if isinstance(segment, str):
+            # A picture stood between two texts: a blank keeps their words apart.
+            yield f" {segment}" if after_picture and started else segment
+            started = True
+        after_picture = not isinstance(segment, str)
+
+
+def _random(split: str, task: str, seed: int, index: int) -> np.random.Generator:
+    key = hashlib.blake2b(f"playground sample 1/{split}/{task}/{seed}/{index}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))

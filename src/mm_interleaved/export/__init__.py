@@ -1,0 +1,1 @@
+"""The written forms of a document: Markdown and JSON (both ways), HTML (a page to read)."""

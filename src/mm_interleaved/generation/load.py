@@ -1,0 +1,92 @@
+"""A model with its processor, ready to continue documents: what `mm_interleaved.load` gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mm_interleaved.checkpoint.native import load_model, model_hash, save_model
+from mm_interleaved.document import Document
+from mm_interleaved.errors import CheckpointError
+from mm_interleaved.generation import engine
+from mm_interleaved.generation.score import Score
+from mm_interleaved.generation.score import score as score_continuations
+from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.processing.processor import MMInterleavedProcessor
+
+BOX = Path(__file__).resolve().parent.parent / "box" / "nano"
+"""The model in the box: it travels inside the package."""
+
+
+class Model:
+    """A loaded model: `stream`, `continue_document`, `score`, `save`."""
+
+    def __init__(self, network: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, *, model_hash: str = "") -> None:
+        """
+        Args:
+            network: in evaluation mode, on its device.
+            processor: of the same checkpoint.
+            model_hash: fingerprint of the weights, kept in every generated picture.
+        """
+        self.network = network
+        self.processor = processor
+        self.model_hash = model_hash
+
+    def stream(self, document: Document, *, stop: Callable[[], bool] | None = None, **options: Any) -> engine.Continuation:
+        """Continues a document and tells what happens as it happens; see `generation.engine.stream`.
+
+        Args:
+            document: the prompt.
+            stop: asked before every token and every denoising step; True ends it and keeps what was made.
+            **options: fields of `generation.options.Options`.
+        """
+        return engine.stream(self.network, self.processor, document, model_hash=self.model_hash, stop=stop, **options)
+
+    def continue_document(self, document: Document, *, stop: Callable[[], bool] | None = None, **options: Any) -> Document:
+        """The document with its continuation; arguments as in `stream`."""
+        return engine.continue_document(self.network, self.processor, document, model_hash=self.model_hash, stop=stop, **options)
+
+    def score(self, document: Document, continuations: list[str | Document]) -> list[Score]:
+        """How likely each continuation is after the document; see `generation.score.score`."""
+        return score_continuations(self.network, self.processor, document, continuations)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes weights, configuration and processor; the folder appears complete or not at all.
+
+        Raises:
+            StorageError: no space, or no permission.
+        """
+        return save_model(self.network, self.processor, Path(folder))
+
+
+def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """Loads a model.
+
+    Args:
+        path: folder of a checkpoint; None is the model in the box.
+        device: where it computes.
+        dtype: in what it computes.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, or not ours.
+    """
+    folder = BOX if path is None else Path(path)
+    if path is None and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"the model in the box is missing: expected weights in {folder}; install a wheel that contains them, "
+            "or train one with 'mmi train recipes/playground-nano.yaml' and name its folder (--model FOLDER)."
+        )
+    if not folder.is_dir():
+        came = "a file" if folder.exists() else "nothing"
+        raise CheckpointError(f"model {str(folder)!r}: expected the folder of a checkpoint, found {came} there; check the path.")
+    network = load_model(folder, dtype=dtype).to(device)
+    network.image_decoder.choose_attention(torch.device(device).type)
+    try:
+        processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}: the processor beside the weights cannot be read ({error}); save the checkpoint again.") from error
+    return Model(network.eval(), processor, model_hash=model_hash(folder))

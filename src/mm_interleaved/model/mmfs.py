@@ -1,0 +1,180 @@
+"""MMFS: each query samples a few learned points from the multi-scale features of every image it may see.
+
+Source: arXiv 2401.10208 (Multi-Modal Feature Synchronizer); release `models/utils/ops/modules/mmfs.py`. Deviations: none in
+numbers. The exact cheaper form is used throughout: the query is projected once instead of once per image, the recency embedding
+goes through the two small projections as a table, values are projected once per image by `project` and reused by the caller,
+and the attention sink is a single zero logit per head.
+Axes: B rows · Q queries · N images · S cells of all levels of one image · F feature width · D query width · H heads ·
+L levels · P points (docs/glossary.md).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mm_interleaved.errors import ShapeError
+from mm_interleaved.model.configuration import MMFSConfig
+from mm_interleaved.ops.deformable import Backend, deformable_attention
+
+
+def recency(visible: Bool[Tensor, "B Q N"]) -> Int[Tensor, "B Q N"]:
+    """Counts visible images backwards: 1 for the most recent one, 2 for the one before; 0 for images that are not visible."""
+    counted = visible.long()
+    return counted * (counted.sum(-1, keepdim=True) + 1 - counted.cumsum(-1))
+
+
+class MMFS(nn.Module):
+    """Deformable attention over all visible images with an attention sink.
+
+    In one forward pass: (1) every query gets sampling offsets and logits for each image, shifted by the image's recency;
+    (2) all levels are sampled at the same place of the picture; (3) one softmax runs over images × levels × points and a sink
+    whose logit is 0; (4) the weighted samples, plus the sink's share of the null value, are projected back.
+    """
+
+    def __init__(self, config: MMFSConfig, *, query_width: int, feature_width: int) -> None:
+        super().__init__()
+        if config.value_width % config.heads:
+            raise ShapeError(f"MMFS: value_width {config.value_width} is not a multiple of heads {config.heads}.")
+        if config.base_side is None:
+            raise ShapeError("MMFS: base_side must be a number here; the image decoder fills in its grid side.")
+        self.config = config
+        levels, heads, points = len(config.level_sides), config.heads, config.points
+        self.query_projection = nn.Linear(query_width, query_width)
+        self.offsets = nn.Linear(query_width, heads * points * 2)
+        # The last logit of each level is never read; the published weights have it (spec §2.5).
+        self.attention_weights = nn.Linear(query_width, heads * levels * (points + 1))
+        self.value_projection = nn.Linear(feature_width, config.value_width)
+        self.output_projection = nn.Linear(config.value_width, query_width)
+        self.recency = nn.Embedding(config.max_images, query_width)
+        self.null_value = nn.Parameter(torch.zeros(config.value_width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every image and level starts with the same random points and even logits (spec §2.8)."""
+        for linear in (self.query_projection, self.attention_weights):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.uniform_(self.offsets.bias, -self.config.offset_init, self.config.offset_init)
+        for linear in (self.value_projection, self.output_projection):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        nn.init.trunc_normal_(self.recency.weight, std=0.02)
+        nn.init.zeros_(self.null_value)
+
+    def project(self, features: Float[Tensor, "B N S F"], padding: Bool[Tensor, "B N S"] | None = None) -> Float[Tensor, "B N S H D"]:
+        """Projects image features to values, once per image; the result may be kept for every later query.
+
+        Args:
+            features: levels concatenated finest first, each row-major.
+            padding: True at cells that hold no picture; they count as zero.
+        """
+        values = self.value_projection(features)
+        if padding is not None:
+            values = values.masked_fill(padding[..., None], 0.0)
+        return rearrange(values, "B N S (H D) -> B N S H D", H=self.config.heads)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q D"],
+        reference_xy: Float[Tensor, "..."],
+        values: Float[Tensor, "B N S H Dh"],
+        visible: Bool[Tensor, "B Q N"],
+        level_shapes: Sequence[tuple[int, int]] | None = None,
+        *,
+        backend: Backend = "auto",
+    ) -> Float[Tensor, "B Q D"]:
+        """Reads image features at learned offsets around each query's reference point.
+
+        Args:
+            reference_xy: `1|B Q 2`, or `1|B Q G 2|4` with G = 1 or N·L: fractions of width and height, (0, 0) is the top-left
+                corner, (1, 1) the bottom-right; four numbers are boxes (centre x, centre y, width, height) that scale the offsets.
+            values: from `project`; with N = 0 every query receives the null value.
+            visible: True where the query may read the image; a query that sees none receives the null value.
+            level_shapes: real (height, width) of each level; None means the configured squares.
+            backend: of the deformable attention; `reference` also adds the recency embedding in the published order, which
+                differs by float32 rounding only (a point that sits on a cell border may fall to its other side).
+
+        Raises:
+            ShapeError: the cells of one image are not the sum of the levels' areas.
+        """
+        null = rearrange(self.null_value, "(H D) -> H D", H=self.config.heads)
+        if values.shape[1] == 0:  # no picture at all: every query gives its whole weight to the sink
+            return self.output_projection(self.null_value.expand(*query.shape[:2], -1).to(query.dtype))
+        locations, weights, sink = self.attend(query, reference_xy, visible, level_shapes, literal=backend == "reference")
+        shapes = self._shapes(level_shapes)
+        images, cells = values.shape[1:3]
+        if cells != sum(height * width for height, width in shapes):
+            raise ShapeError(f"MMFS: one image has {cells} cells, the levels {tuple(shapes)} have {sum(h * w for h, w in shapes)}.")
+        flat = rearrange(values, "B N S H D -> B (N S) H D")
+        sampled = deformable_attention(
+            flat,
+            list(shapes) * images,
+            rearrange(locations, "B Q H N L P xy -> B Q H (N L) P xy"),
+            rearrange(weights, "B Q H N L P -> B Q H (N L) P"),
+            backend=backend,
+        )
+        joined = sampled + (sink[..., None] * null).to(sampled.dtype)
+        return self.output_projection(rearrange(joined, "B Q H D -> B Q (H D)").to(query.dtype))
+
+    def attend(
+        self,
+        query: Float[Tensor, "B Q D"],
+        reference_xy: Float[Tensor, "..."],
+        visible: Bool[Tensor, "B Q N"],
+        level_shapes: Sequence[tuple[int, int]] | None = None,
+        *,
+        literal: bool = False,
+    ) -> tuple[Float[Tensor, "B Q H N L P 2"], Float[Tensor, "B Q H N L P"], Float[Tensor, "B Q H"]]:
+        """Where each query looks, how much each sample weighs, and the weight of the sink; in float32 or finer."""
+        heads, points, levels = self.config.heads, self.config.points, len(self.config.level_sides)
+        images = visible.shape[-1]
+        offsets, logits = self._offsets_and_logits(query, recency(visible), literal=literal)
+        offsets = rearrange(offsets, "B Q N (H P xy) -> B Q H N 1 P xy", H=heads, P=points)
+        logits = rearrange(logits, "B Q N (H L P) -> B Q H N L P", H=heads, L=levels)[..., :points]
+        logits = logits.masked_fill(~visible[:, :, None, :, None, None], float("-inf"))
+
+        joint = torch.cat([logits.flatten(-3), logits.new_zeros(*logits.shape[:3], 1)], dim=-1).softmax(dim=-1)
+        weights = joint[..., :-1].reshape(logits.shape)
+
+        scale = self._offset_scale(self._shapes(level_shapes), offsets)  # L 1 xy
+        reference = reference_xy if reference_xy.dim() == 4 else reference_xy[:, :, None, :]
+        if reference.shape[2] == 1:
+            reference = reference[:, :, None, None, :, None, :]  # B Q H N L P
+        else:
+            reference = rearrange(reference, "B Q (N L) r -> B Q 1 N L 1 r", N=images, L=levels)
+        if reference.shape[-1] == 4:
+            # As in Deformable DETR, offsets of a box are shares of half its size, spread over the points.
+            box_scale = scale * scale.new_tensor([(width, height) for height, width in self._shapes(level_shapes)])[:, None, :]
+            shift = offsets * (box_scale * 0.5 / points) * reference[..., 2:]
+        else:
+            shift = offsets * scale
+        return reference[..., :2].to(offsets.dtype) + shift, weights, joint[..., -1]
+
+    def _offsets_and_logits(self, query: Tensor, ranks: Tensor, *, literal: bool) -> tuple[Tensor, Tensor]:
+        # (W z + b) once per query plus a row of (W E) per image equals W (z + E[rank]) + b per image (spec §2.10).
+        projected = self.query_projection(query)
+        if literal:
+            shifted = projected[:, :, None] + self.recency(ranks).to(projected.dtype)
+            numeric = torch.promote_types(shifted.dtype, torch.float32)
+            return self.offsets(shifted).to(numeric), self.attention_weights(shifted).to(numeric)
+        results = []
+        for linear in (self.offsets, self.attention_weights):
+            per_query = linear(projected)
+            per_rank = functional.linear(self.recency.weight.to(projected.dtype), linear.weight)
+            numeric = torch.promote_types(per_query.dtype, torch.float32)
+            results.append(per_query.to(numeric)[:, :, None] + functional.embedding(ranks, per_rank.to(numeric)))
+        return results[0], results[1]
+
+    def _shapes(self, level_shapes: Sequence[tuple[int, int]] | None) -> Sequence[tuple[int, int]]:
+        return level_shapes if level_shapes is not None else [(side, side) for side in self.config.level_sides]
+
+    def _offset_scale(self, shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+        # One unit of offset is 1/base_side of the picture while the maps have their configured sides.
+        base = self.config.base_side
+        ratios = [(side / base / width, side / base / height) for side, (height, width) in zip(self.config.level_sides, shapes, strict=True)]  # type: ignore[operator]
+        return torch.tensor(ratios, dtype=like.dtype, device=like.device)[:, None, :]

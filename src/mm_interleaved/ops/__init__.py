@@ -1,0 +1,1 @@
+"""Operators: one public function each, a reference that defines it, and faster forms held to it."""

@@ -1,0 +1,69 @@
+"""Deformable attention: each query reads a few weighted points of several feature maps.
+
+One public function; `reference` is the definition, the other files are faster forms of it, chosen in the order of `BACKENDS`.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mm_interleaved.errors import BackendError, ShapeError
+from mm_interleaved.ops.deformable import gather, reference
+
+Backend = Literal["auto", "gather", "reference"]
+
+BACKENDS = {"gather": gather, "reference": reference}
+"""Fastest first. Each offers `deformable_attention`, `unsupported(values)` (why it cannot run) and `unsuited(values)` (why another
+one is faster), both a reason or None."""
+
+_logger = logging.getLogger(__name__)
+
+
+def deformable_attention(
+    values: Float[Tensor, "B S H D"],
+    level_shapes: Sequence[tuple[int, int]],
+    points_xy: Float[Tensor, "B Q H L P 2"],
+    weights: Float[Tensor, "B Q H L P"],
+    *,
+    backend: Backend = "auto",
+) -> Float[Tensor, "B Q H D"]:
+    """Adds up weighted bilinear samples of every level.
+
+    Args:
+        values: cells of all levels one after another, each level row-major.
+        level_shapes: (height, width) of each level in cells, L of them; their areas add up to S.
+        points_xy: fractions of a level's width and height; (0, 0) is the top-left corner of the map, (1, 1) the bottom-right.
+            Taps outside the map count as zero (`grid_sample` with zero padding and align_corners False).
+        weights: factor of each sample; the caller has normalised them.
+        backend: `auto` takes the first backend that can run; a name runs that one or says why not.
+
+    Raises:
+        ShapeError: the areas of `level_shapes` do not add up to S, or their number differs from L.
+        BackendError: the requested backend is unknown or cannot run here.
+    """
+    area = sum(height * width for height, width in level_shapes)
+    if area != values.shape[1] or len(level_shapes) != points_xy.shape[3]:
+        raise ShapeError(
+            f"deformable_attention: level_shapes {tuple(level_shapes)} has {len(level_shapes)} levels of {area} cells, "
+            f"values has {values.shape[1]} cells and points_xy {points_xy.shape[3]} levels."
+        )
+    if backend == "auto":
+        name = next(name for name, module in BACKENDS.items() if module.unsupported(values) is None and module.unsuited(values) is None)
+        _log_once(name, values.device.type)
+    elif backend not in BACKENDS:
+        raise BackendError(f"no backend '{backend}' for deformable attention; there are {', '.join(BACKENDS)}.")
+    else:
+        name = backend
+        reason = BACKENDS[name].unsupported(values)
+        if reason is not None:
+            raise BackendError(f"{reason}; use backend='auto' or backend='reference'.")
+    return BACKENDS[name].deformable_attention(values, level_shapes, points_xy, weights)
+
+
+@cache
+def _log_once(name: str, device: str) -> None:
+    _logger.info("deformable attention on %s runs '%s'", device, name)

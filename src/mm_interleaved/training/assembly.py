@@ -1,0 +1,170 @@
+"""From a recipe to the things a run needs: corpus, tokenizer and processor, model with joined parts."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from mm_interleaved.checkpoint.native import load_model, load_parts, read_config
+from mm_interleaved.data.playground.pack import Pack
+from mm_interleaved.data.playground.tasks import TASKS, texts, words
+from mm_interleaved.data.playground.world import World, WorldConfig
+from mm_interleaved.errors import CheckpointError, ConfigError
+from mm_interleaved.model.configuration import MMInterleavedConfig
+from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.processing.processor import MMInterleavedProcessor
+from mm_interleaved.processing.tokenizer import train_tokenizer
+from mm_interleaved.training.feed import Corpus, key
+from mm_interleaved.training.recipe import InitRecipe, Recipe, read_model_config
+from mm_interleaved.training.state import storage_error
+
+FINAL = "final"
+"""Sub-folder of a run's output with its finished model and processor."""
+
+LATENT_STATISTICS = ("latents_mean", "latents_std", "scaling_factor", "shift_factor")
+"""Fields of the autoencoder's config that belong to its weights."""
+
+
+def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
+    """The samples of a recipe.
+
+    Args:
+        side: side in pixels at which pictures are composed.
+
+    Raises:
+        ConfigError: an unknown field of the world, or an unknown task.
+        DataError: the pack is missing or broken.
+    """
+    known = sorted(field.name for field in fields(WorldConfig))
+    _refuse(recipe.data.world, known, "data.world")
+    _refuse(recipe.data.tasks, sorted(TASKS), "data.tasks")
+    try:
+        config = WorldConfig(**recipe.data.world)
+    except TypeError as error:
+        raise ConfigError(f"data.world: {error}") from error
+    return Corpus(World(Pack.load(), config), recipe.data.tasks, seed=recipe.training.seed, side=side, last_unread=recipe.data.last_unread)
+
+
+def make_processor(recipe: Recipe, config: MMInterleavedConfig, world: World) -> MMInterleavedProcessor:
+    """Tokenizer and picture sizes of a new model; the same `tokenizer` section gives the same tokenizer.
+
+    Raises:
+        ConfigError: the tokenizer and the model disagree about ids.
+    """
+    earlier = Path(recipe.model) if Path(recipe.model).is_dir() else None
+    if earlier is not None:
+        return MMInterleavedProcessor.from_pretrained(str(earlier))
+    # A world of its own: runs that show few things, or show them simply, still share their ids with all others.
+    plain = World(world.pack, WorldConfig(things=recipe.tokenizer.things, chinese=recipe.tokenizer.chinese))
+    tokenizer = train_tokenizer(texts(plain, recipe.tokenizer.texts, seed=0), recipe.tokenizer.vocabulary)
+    things = tuple(world.pack.things[thing] for thing in world.train_things)
+    named = Pack(world.pack.folder, things, world.pack.styles[: world.config.styles])
+    processor = MMInterleavedProcessor(
+        tokenizer,
+        image_side=config.vision_config.image_size,
+        target_side=config.image_decoder_part.image_side,
+        image_tokens=config.image_tokens,
+        context_limit=config.text_config.max_position_embeddings,
+        known_words=sorted(words(named)),
+        isolate_documents=config.behaviour_part.isolate_documents,
+        minimum_context=config.behaviour_part.minimum_context,
+    )
+    tokens = processor.tokens
+    pairs = {
+        "bos_token_id": tokens.begin,
+        "eos_token_id": tokens.end,
+        "pad_token_id": tokens.pad,
+        "begin_image_token_id": tokens.begin_image,
+        "image_token_id": tokens.image,
+    }
+    for name, value in pairs.items():
+        if getattr(config, name) != value:
+            raise ConfigError(f"{recipe.model}: {name} is {getattr(config, name)}, the tokenizer has {value}; write {name}: {value}.")
+    if len(tokenizer) > config.text_config.vocab_size:
+        raise ConfigError(
+            f"{recipe.model}: text_config.vocab_size is {config.text_config.vocab_size}, the tokenizer has {len(tokenizer)} entries."
+        )
+    return processor
+
+
+def run_processor(recipe: Recipe, config: MMInterleavedConfig, world: World, folder: Path, *, resumed: bool) -> MMInterleavedProcessor:
+    """The processor of a run: made and saved at its start, read back when it goes on.
+
+    Raises:
+        CheckpointError: a run goes on, but its processor is gone.
+        StorageError: it cannot be saved.
+    """
+    if resumed:
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is missing, so the words of this run have no ids; choose another output folder.")
+        return MMInterleavedProcessor.from_pretrained(str(folder))
+    processor = make_processor(recipe, config, world)
+    try:
+        processor.save_pretrained(str(folder))
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    return processor
+
+
+def make_model(recipe: Recipe, processor: MMInterleavedProcessor | None = None) -> MMInterleavedForConditionalGeneration:
+    """A new model from the recipe's seed, with the weights of `init` joined to it.
+
+    Args:
+        processor: its tokenizer is compared with those of the joined runs; None compares nothing.
+
+    Raises:
+        ConfigError: an init folder is missing or no finished run.
+        CheckpointError: its weights have other names or shapes.
+    """
+    if Path(recipe.model).is_dir():
+        if recipe.model_changes:
+            raise ConfigError(f"model_changes: {recipe.model} is a trained model; it cannot be changed.")
+        model = load_model(Path(recipe.model), dtype=torch.float32)
+        _join(model, recipe, processor)
+        return model
+    config = read_model_config(recipe)
+    for entry in recipe.init:
+        if any(part in ("image_decoder", "image_decoder.vae") for part in entry.parts):
+            statistics = read_config(finished_run(entry)).image_decoder["vae"]
+            config.image_decoder["vae"].update({name: statistics[name] for name in LATENT_STATISTICS if name in statistics})
+    torch.manual_seed(key(recipe.training.seed, "initialisation"))
+    model = MMInterleavedForConditionalGeneration(config)
+    _join(model, recipe, processor)
+    return model
+
+
+def finished_run(entry: InitRecipe) -> Path:
+    """The folder of an init entry that holds a finished model.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for folder in (Path(entry.folder) / FINAL, Path(entry.folder)):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ConfigError(
+        f"init: {entry.folder} holds no finished run (no {FINAL}/config.json); train that recipe first, or name another folder."
+    )
+
+
+def _join(model: MMInterleavedForConditionalGeneration, recipe: Recipe, processor: MMInterleavedProcessor | None) -> None:
+    for entry in recipe.init:
+        folder = finished_run(entry)
+        load_parts(model, folder, entry.parts)
+        if processor is not None and any(part.split(".")[0] in ("language_model", "text_head") for part in entry.parts):
+            earlier = MMInterleavedProcessor.from_pretrained(str(folder))
+            if earlier.tokenizer.get_vocab() != processor.tokenizer.get_vocab():
+                raise CheckpointError(
+                    f"init: {folder} was trained with another tokenizer, so its words mean other ids here; "
+                    "use the same `tokenizer` section."
+                )
+
+
+def _refuse(values: dict[str, object], known: list[str], where: str) -> None:
+    for name in values:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{where}: unknown key '{name}'; the nearest is '{nearest}'. Known: {', '.join(known)}.")

@@ -1,0 +1,120 @@
+"""The data feed: sample i of a run is a function of (seed, i), and batches are prepared ahead in a thread.
+
+Step s trains on samples s · batch_size … (s + 1) · batch_size - 1, so a resumed run continues at the exact sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+import torch
+
+from mm_interleaved.data.playground.tasks import Sample, sample
+from mm_interleaved.data.playground.world import World
+
+VALIDATION_START = 1 << 40
+"""Indices from here on are never trained on."""
+
+Prepared = TypeVar("Prepared")
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit number that depends on nothing but `parts`: the seed of one purpose."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by `key`."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+class Corpus:
+    """The samples of a run, in an order without end."""
+
+    def __init__(self, world: World, tasks: dict[str, float], *, seed: int, side: int, last_unread: float = 0.0) -> None:
+        """
+        Args:
+            tasks: weight of each task.
+            side: side in pixels at which pictures are composed.
+            last_unread: share of samples whose last picture, if it ends the document, is painted but not read.
+        """
+        self._last_unread = last_unread
+        self.world = world
+        self.seed = seed
+        self.side = side
+        self._tasks = [task for task in sorted(tasks) if tasks[task] > 0]
+        total = sum(tasks[task] for task in self._tasks)
+        self._shares = [tasks[task] / total for task in self._tasks]
+
+    def task_of(self, index: int) -> str:
+        """The task of sample `index`, drawn by weight."""
+        remaining = key(self.seed, index, "task") / 2**63
+        for task, share in zip(self._tasks, self._shares, strict=True):
+            remaining -= share
+            if remaining < 0:
+                return task
+        return self._tasks[-1]
+
+    def leaves_last_unread(self, index: int) -> bool:
+        """Whether sample `index` belongs to the share whose last picture is only painted."""
+        return key(self.seed, index, "last_unread") / 2**63 < self._last_unread
+
+    def sample(self, index: int) -> Sample:
+        """Sample `index`, composed anew at every call."""
+        return sample(self.task_of(index), self.world, self.seed, index, side=self.side)
+
+
+class Feed(Generic[Prepared]):
+    """Prepares the batches of steps `start` … `stop - 1` in a thread, at most `ahead` of them in advance."""
+
+    def __init__(
+        self, prepare: Callable[[Sequence[int]], Prepared], *, start: int, stop: int, batch_size: int, ahead: int
+    ) -> None:
+        self._prepare = prepare
+        self._steps = range(start, stop)
+        self._batch_size = batch_size
+        self._ready: queue.Queue[Prepared | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Prepared]:
+        """Yields one prepared batch per step; an error of the thread is raised here."""
+        while (item := self._ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """Stops the thread."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                self._thread.join(timeout=0.05)
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)  # holds for this thread only; its small operations would take the training's cores
+        try:
+            for step in self._steps:
+                item = self._prepare(range(step * self._batch_size, (step + 1) * self._batch_size))
+                if not self._put(item):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Prepared | BaseException | None) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mm_interleaved.checkpoint.native import load_model, read_config
+from mm_interleaved.errors import CheckpointError, ConfigError, MMInterleavedError, StorageError
+from mm_interleaved.training import loop
+from mm_interleaved.training.assembly import make_corpus, make_model, make_processor
+from mm_interleaved.training.feed import Feed
+from mm_interleaved.training.loop import train
+from mm_interleaved.training.parts import Documents, make_objective
+from mm_interleaved.training.recipe import read_model_config
+from mm_interleaved.training.report import SamplesMade, Started, StepDone
+
+OBJECTIVES = {
+    "documents": {},
+    "words": {"objective": "words", "trainable": ["language_model.*"]},
+    "vision": {"objective": "vision", "trainable": ["visual_tokenizer.*"]},
+}
+
+
+def rows(output):
+    return (Path(output) / "losses.csv").read_bytes()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_resumed_run_repeats_the_uninterrupted_losses(recipe, objective):
+    changes = OBJECTIVES[objective]
+    whole = recipe("whole", **changes)
+    train(whole)
+    parts = recipe("parts", **changes)
+    steps = []
+    events = []
+    stopped = train(parts, on_event=steps.append, should_stop=lambda: len([event for event in steps if isinstance(event, StepDone)]) == 3)
+    assert not stopped.completed
+    assert stopped.step == 3
+    before = rows(parts.output)
+    finished = train(parts, on_event=events.append)
+    assert finished.completed
+    assert events[0].first_step == 3
+    assert events[0].resumed_from.name == "step-000003"
+    assert rows(parts.output).startswith(before)
+    assert rows(parts.output) == rows(whole.output)
+    resumed = load_model(Path(parts.output) / "final").state_dict()
+    for name, value in load_model(Path(whole.output) / "final").state_dict().items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_rows_after_the_newest_checkpoint_are_rewritten_identically(recipe):
+    run = recipe()
+    train(run)
+    complete = rows(run.output)
+    newest = sorted((Path(run.output) / "checkpoints").glob("step-*"))[-1]
+    (newest / "manifest.json").unlink()
+    events = []
+    train(run, on_event=events.append)
+    assert events[0].first_step == 4
+    assert rows(run.output) == complete
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_a_random_moment_repeats_the_uninterrupted_losses(recipe, recipe_file):
+    whole = recipe("whole", training={"steps": 12})
+    train(whole)
+    path = recipe_file("killed", training={"steps": 12})
+    code = "import sys, torch; torch.set_num_threads(1)\nfrom mm_interleaved.training.recipe import read_recipe\n"
+    code += "from mm_interleaved.training.loop import train\ntrain(read_recipe(sys.argv[1]))"
+    output = path.parent / "killed"
+    chance = np.random.default_rng()
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        while process.poll() is None and not (output / "losses.csv").exists():
+            time.sleep(0.05)
+        time.sleep(float(chance.uniform(0.0, 3.0)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert rows(output) == rows(whole.output)
+
+
+def test_a_sample_does_not_depend_on_the_batch_it_comes_in(recipe):
+    plain = recipe()
+    config = read_model_config(plain)
+    corpus = make_corpus(plain, side=config.vision_config.image_size)
+    objective = Documents(make_model(plain), make_processor(plain, config, corpus.world))
+    together = objective.prepare(corpus, range(6))
+    alone = [objective.prepare(corpus, [index]) for index in range(6)]
+    assert len(set(map(corpus.task_of, range(30)))) == 3
+    for field in ("noise", "posterior", "timestep", "drop"):
+        assert torch.equal(getattr(together.draw, field), torch.cat([getattr(single.draw, field) for single in alone]))
+    assert torch.equal(together.batch.target_pixels, torch.cat([single.batch.target_pixels for single in alone]))
+    assert len(together.draw.noise.unique(dim=0)) == len(together.draw.noise) > 1
+
+
+def test_batches_come_in_order_and_an_error_of_the_feed_is_raised_where_they_are_used():
+    def prepare(indices):
+        if indices[0] == 6:
+            raise ConfigError("broken sample")
+        return list(indices)
+
+    feed = Feed(prepare, start=1, stop=9, batch_size=2, ahead=2)
+    batches = iter(feed)
+    assert [next(batches), next(batches)] == [[2, 3], [4, 5]]
+    with pytest.raises(ConfigError, match="broken sample"):
+        next(batches)
+    feed.close()
+
+
+def test_closing_a_feed_stops_its_thread():
+    feed = Feed(list, start=0, stop=10**9, batch_size=2, ahead=2)
+    next(iter(feed))
+    feed.close()
+    assert not feed._thread.is_alive()
+
+
+def test_a_changed_recipe_is_refused_on_resuming_and_a_longer_one_goes_on(recipe):
+    train(recipe())
+    with pytest.raises(ConfigError, match=r"these keys differ: training\.learning_rate, training\.seed"):
+        train(recipe(training={"learning_rate": 5e-4, "seed": 3}))
+    with pytest.raises(ConfigError, match="has 6 steps behind it"):
+        train(recipe(training={"steps": 4}))
+    events = []
+    assert train(recipe(training={"steps": 7}), on_event=events.append).step == 7
+    assert events[0].first_step == 6
+
+
+def test_a_finished_run_says_so_again_without_training(recipe):
+    first = train(recipe())
+    events = []
+    again = train(recipe(), on_event=events.append)
+    assert again.final == first.final
+    assert not any(isinstance(event, StepDone) for event in events)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(recipe, monkeypatch):
+    class Poisoned(Documents):
+        def forward(self, prepared):
+            terms = super().forward(prepared)
+            return type(terms)(terms.total * torch.nan, terms.columns)
+
+    monkeypatch.setattr(loop, "make_objective", lambda name, model, processor, corpus: Poisoned(model, processor))
+    run = recipe()
+    with pytest.raises(MMInterleavedError, match="step 1: the loss is nan"):
+        train(run)
+    (saved,) = Path(run.output).glob("diverged-step-000001.safetensors")
+    from safetensors.torch import load_file
+
+    assert {"batch.token_ids", "draw.noise"} <= set(load_file(saved))
+
+
+def test_a_full_disk_leaves_a_run_that_can_be_resumed(recipe, monkeypatch):
+    run = recipe()
+    saved = []
+
+    def full(number):
+        if saved:
+            raise OSError(28, "No space left on device")
+        return real(number)
+
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        train(run, on_event=lambda event: saved.append(event) if type(event).__name__ == "Saved" else None)
+    monkeypatch.setattr(os, "fsync", real)
+    whole = recipe("whole")
+    train(whole)
+    assert train(run).completed
+    assert rows(run.output) == rows(whole.output)
+
+
+def test_the_autoencoder_run_stores_statistics_that_travel_with_its_weights(recipe, monkeypatch):
+    from mm_interleaved.training import parts
+
+    monkeypatch.setattr(parts, "STATISTICS_PICTURES", 8)
+    monkeypatch.setattr(parts, "STATISTICS_BATCH", 4)
+    first = recipe("first", objective="autoencoder", trainable=["image_decoder.vae.*"], training={"steps": 2})
+    finished = train(first)
+    statistics = read_config(finished.final).image_decoder["vae"]
+    assert len(statistics["latents_mean"]) == 4
+    assert all(value > 0 for value in statistics["latents_std"])
+    assert finished.measures["validation_psnr"] > 0
+    second = recipe("second", init=[{"from": first.output, "parts": ["image_decoder.vae"]}])
+    model = make_model(second)
+    assert list(model.image_decoder.vae.config["latents_std"]) == statistics["latents_std"]
+    source = load_model(finished.final).image_decoder.vae.state_dict()
+    for name, value in model.image_decoder.vae.state_dict().items():
+        assert torch.equal(value, source[name])
+    side = model.image_decoder.latent_side
+    latents = model.image_decoder.encode(torch.rand(2, 3, 32, 32), torch.zeros(2, 4, side, side))
+    assert latents.isfinite().all()
+
+
+def test_a_missing_or_unfit_init_run_is_refused(recipe):
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        train(recipe("a", init=[{"from": "nowhere", "parts": ["visual_tokenizer"]}]))
+    first = recipe("first", training={"steps": 1})
+    train(first)
+    init = [{"from": first.output, "parts": ["visual_tokenizer"]}]
+    wider = recipe("b", init=init, model_changes={"vision_config": {"hidden_size": 32}})
+    with pytest.raises(CheckpointError, match="visual_tokenizer"):
+        make_model(wider)
+    misnamed = recipe("c", init=[{"from": first.output, "parts": ["eye"]}])
+    with pytest.raises(CheckpointError, match="eye"):
+        make_model(misnamed)
+
+
+def test_a_run_goes_on_from_a_trained_model(recipe):
+    first = recipe("first", training={"steps": 1})
+    final = train(first).final
+    second = recipe("second", model=str(final), training={"steps": 1})
+    events = []
+    assert train(second, on_event=events.append).completed
+    assert isinstance(events[0], Started)
+
+
+def test_frozen_parts_stay_bit_equal_and_the_final_model_is_the_average(recipe):
+    run = recipe(trainable=["image_decoder.unet.*"], training={"ema_decay": 0.5, "final_dtype": "bfloat16"})
+    before = make_model(run).state_dict()
+    final = train(run).final
+    after = load_model(final, dtype=torch.float32).state_dict()
+    changed = {name for name in before if not torch.equal(before[name].bfloat16(), after[name].bfloat16())}
+    assert changed
+    assert all(name.startswith("image_decoder.unet.") for name in changed)
+    assert json.loads((final / "training.json").read_text())["step"] == 6
+
+
+def test_sample_pages_are_made_by_the_injected_function(recipe):
+    events = []
+
+    def page(model, processor, step, folder):
+        assert not model.training
+        return folder / f"step-{step}.html"
+
+    train(recipe(training={"steps": 4, "sample_every": 2}), on_event=events.append, sample_page=page)
+    assert [event.step for event in events if isinstance(event, SamplesMade)] == [2, 4]
+
+
+def test_every_objective_names_its_columns(recipe):
+    plain = recipe()
+    config = read_model_config(plain)
+    corpus = make_corpus(plain, side=config.vision_config.image_size)
+    processor = make_processor(plain, config, corpus.world)
+    for name in ("documents", "words", "autoencoder", "vision"):
+        objective = make_objective(name, make_model(plain), processor, corpus)
+        terms = objective(objective.prepare(corpus, range(3)))
+        assert set(terms.columns) == set(objective.columns)
+        assert terms.total.requires_grad or name == "autoencoder"

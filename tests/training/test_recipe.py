@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mm_interleaved.errors import ConfigError
+from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.training.assembly import make_corpus
+from mm_interleaved.training.optim import freeze
+from mm_interleaved.training.recipe import changed_keys, read_model_config, read_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "models")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_describes_a_model_a_corpus_and_trainable_parts(path):
+    import torch
+
+    recipe = read_recipe(path)
+    config = read_model_config(recipe)
+    assert config.text_config.vocab_size == recipe.tokenizer.vocabulary
+    make_corpus(recipe, side=8).sample(0)
+    with torch.device("meta"):
+        model = MMInterleavedForConditionalGeneration(config)
+    assert freeze(model, recipe.trainable)
+
+
+def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(read_recipe(ROOT / "recipes" / "playground-nano.yaml").model).is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong", "nearest"),
+    [
+        ({"trainig": {}}, "trainig", "training"),
+        ({"training": {"learning_rat": 1.0}}, "training.learning_rat", "learning_rate"),
+        ({"training": {"groups": [{"macth": "*"}]}}, "training.groups.0.macth", "match"),
+        ({"init": [{"form": "x", "parts": ["y"]}]}, "init.0.form", "from"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(recipe_file, changes, wrong, nearest):
+    with pytest.raises(ConfigError, match=f"unknown key '{wrong}'; the nearest is '{nearest}'"):
+        read_recipe(recipe_file(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"model_changes": {"image_decoder": {"unet": {"block_out_chanels": [4]}}}}, "image_decoder.unet.block_out_chanels"),
+        ({"model_changes": {"text_config": {"hiden_size": 4}}}, "text_config.hiden_size"),
+        ({"model_changes": {"mmfs": {"evry": 4}}}, "mmfs.evry"),
+    ],
+)
+def test_an_unknown_field_of_the_model_is_named(recipe, changes, wrong):
+    with pytest.raises(ConfigError, match=f"unknown key '{wrong}'"):
+        read_model_config(recipe(**changes))
+
+
+def test_an_unknown_field_of_the_world_and_an_unknown_task_are_named(recipe):
+    with pytest.raises(ConfigError, match=r"data\.world: unknown key 'thngs'; the nearest is 'things'"):
+        make_corpus(recipe(data={"world": {"thngs": 3}}), side=8)
+    with pytest.raises(ConfigError, match=r"data\.tasks: unknown key 'storry'; the nearest is 'story'"):
+        make_corpus(recipe(data={"tasks": {"storry": 3}}), side=8)
+
+
+def test_set_changes_single_values_and_reads_numbers_of_any_form(recipe_file):
+    recipe = read_recipe(recipe_file(), ["training.learning_rate=1e-5", "training.steps=7", "output=elsewhere", "init=[]"])
+    assert (recipe.training.learning_rate, recipe.training.steps, recipe.output) == (1e-5, 7, "elsewhere")
+
+
+@pytest.mark.parametrize("change", ["training.steps", "=3", "training.steps=many", "name.first=x", "training.steps=-1"])
+def test_a_wrong_set_is_refused(recipe_file, change):
+    with pytest.raises(ConfigError):
+        read_recipe(recipe_file(), [change])
+
+
+def test_a_variant_is_its_base_with_its_differences(recipe_file, tmp_path):
+    recipe_file("base")
+    (tmp_path / "variant.yaml").write_text("base: base.yaml\nname: variant\ntraining: {steps: 9}\n")
+    variant = read_recipe(tmp_path / "variant.yaml")
+    assert (variant.name, variant.training.steps, variant.training.batch_size) == ("variant", 9, 2)
+
+
+def test_a_base_that_leads_back_to_itself_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        read_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("content", [None, "- a list", "a: [", "name: x\nmodel: nowhere.yaml\n"])
+def test_a_missing_or_broken_file_is_a_config_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(ConfigError):
+        read_recipe(tmp_path / "r.yaml")
+
+
+def test_steps_and_output_may_change_between_runs_but_nothing_that_changes_results(recipe):
+    before = recipe().model_dump(mode="json", by_alias=True)
+    longer = recipe(training={"steps": 9, "save_every": 1}, output="elsewhere").model_dump(mode="json", by_alias=True)
+    other = recipe(training={"seed": 9}, data={"tasks": {"caption": 2}}).model_dump(mode="json", by_alias=True)
+    assert changed_keys(before, longer) == []
+    assert changed_keys(before, other) == ["data.tasks.caption", "training.seed"]
