@@ -1,7 +1,9 @@
 # make demo   installs and continues the example documents with words and pictures → out/*.html
 # make test   installs and runs the tests (minutes); make test-slow runs the long ones
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first interpreter of a supported version that really runs (a version manager's shim may be on the path and refuse to).
+PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+  $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && { echo $$name; break; }; done)
 VENV := .venv
 STAMP := $(VENV)/.installed
 
@@ -10,8 +12,8 @@ STAMP := $(VENV)/.installed
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
-	  { echo "error: Python 3.11 or 3.12 is needed, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); run 'make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)'."; exit 2; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "error: Python 3.11 or 3.12 is needed and none was found$(if $(PYTHON), ('$(PYTHON)' is none)); run 'make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'."; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,test,lint]'
 	@touch $(STAMP)

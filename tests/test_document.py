@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import random
 import resource
 import signal
@@ -15,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image as pillow
 
-from mm_interleaved import document as document_module
-from mm_interleaved.document import MAX_PIXELS, ORIGINS, Document, Generation, Image, Pixels, Segment, Text
+from mm_interleaved import picture_file
+from mm_interleaved.document import ORIGINS, Document, Generation, Image, Pixels, Segment, Text
 from mm_interleaved.errors import DocumentError, StorageError
+from mm_interleaved.picture_file import MAX_PIXELS
 
 MADE = Generation(seed=7, model_hash="1a2b", steps=24, guidance=3.0)
 
@@ -34,8 +34,41 @@ def encode(picture: pillow.Image, form: str, **options: object) -> bytes:
 
 def random_document(draw: random.Random) -> Document:
     """A document made of everything that Markdown could stumble over."""
-    pieces = ["a", "b ", "\n", "\n\n", "`", "``", "```", "~~~", "![", "](", ")", "x.png", "<!-- ", "-->", "mmi text generated", "\\", "\r", "&amp;",
-              "&", "[", "]", "\ufeff", "é", "中", "\t", "!", "\n```\n", "    ", '"', "'", "\u2028", "\x0b", "\x00"]
+    pieces = [
+        "a",
+        "b ",
+        "\n",
+        "\n\n",
+        "`",
+        "``",
+        "```",
+        "~~~",
+        "![",
+        "](",
+        ")",
+        "x.png",
+        "<!-- ",
+        "-->",
+        "mmi text generated",
+        "\\",
+        "\r",
+        "&amp;",
+        "&",
+        "[",
+        "]",
+        "\ufeff",
+        "é",
+        "中",
+        "\t",
+        "!",
+        "\n```\n",
+        "    ",
+        '"',
+        "'",
+        "\u2028",
+        "\x0b",
+        "\x00",
+    ]
 
     def words() -> str:
         return "".join(draw.choice(pieces) for _ in range(draw.randrange(12)))
@@ -44,8 +77,12 @@ def random_document(draw: random.Random) -> Document:
         origin = draw.choice(ORIGINS)
         if draw.random() < 0.5:
             return Text(words(), origin, draw.choice([None, None, (), (1, 2)]))
-        made = Generation(draw.randrange(2**63), draw.choice(["1a", "", ' a -->"y--z', "é\\"]), draw.randrange(99), draw.choice([3, 0.1, 1e-7]))
-        return Image.from_array(pixels(draw.randrange(9)), words(), origin, generation=made if origin == "generated" and draw.random() < 0.7 else None)
+        made = Generation(
+            draw.randrange(2**63), draw.choice(["1a", "", ' a -->"y--z', "é\\"]), draw.randrange(99), draw.choice([3, 0.1, 1e-7])
+        )
+        return Image.from_array(
+            pixels(draw.randrange(9)), words(), origin, generation=made if origin == "generated" and draw.random() < 0.7 else None
+        )
 
     return Document(segment() for _ in range(draw.randrange(5)))
 
@@ -96,13 +133,16 @@ def test_markdown_of_people_is_understood(tmp_path: Path) -> None:
     for name in ("dog.png", "my dog.png", "a(1).png"):
         (tmp_path / name).write_bytes(png)
     (tmp_path / "page.md").write_bytes(
-        b"\xef\xbb\xbf# Head\r\n\r\nsee ![dog](dog.png) there\n![](<my dog.png> \"title\")\n![x](my%20dog.png)   ![y](my dog.png)\n\n![](a(1).png)\n"
+        b'\xef\xbb\xbf# Head\r\n\r\nsee ![dog](dog.png) there\n![](<my dog.png> "title")\n'
+        b"![x](my%20dog.png)   ![y](my dog.png)\n\n![](a(1).png)\n"
         b"```\n![no](no.png)\n```\n`![no](no.png)` \\![no](no.png) <!-- ![no](no.png) -->\n"
     )
     page = Document.load(tmp_path / "page.md")
     assert [image.alt for image in page.images] == ["dog", "title", "x", "y", ""]
     assert [text.text for text in page.texts] == [
-        "# Head\n\nsee ", " there", "```\n![no](no.png)\n```\n`![no](no.png)` \\![no](no.png) <!-- ![no](no.png) -->",
+        "# Head\n\nsee ",
+        " there",
+        "```\n![no](no.png)\n```\n`![no](no.png)` \\![no](no.png) <!-- ![no](no.png) -->",
     ]
     assert all(image.data == png for image in page.images)
     assert Document.from_markdown(page.to_markdown()) == page
@@ -119,8 +159,14 @@ def test_json_accepts_the_chat_forms(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "dog.png").write_bytes(picture.data)
     monkeypatch.chdir(tmp_path)
     uri = "data:image/png;base64," + base64.b64encode(picture.data).decode()
-    parts = ["hello", {"type": "text", "text": "x"}, {"type": "image", "image": uri}, {"type": "image", "path": "dog.png"},
-             {"type": "image", "image": (tmp_path / "dog.png").as_uri()}, {"type": "image_url", "image_url": {"url": uri, "detail": "low"}}]
+    parts = [
+        "hello",
+        {"type": "text", "text": "x"},
+        {"type": "image", "image": uri},
+        {"type": "image", "path": "dog.png"},
+        {"type": "image", "image": (tmp_path / "dog.png").as_uri()},
+        {"type": "image_url", "image_url": {"url": uri, "detail": "low"}},
+    ]
     expected = Document(["hello", "x", picture, picture, picture, picture])
     assert Document.from_json(parts) == expected
     assert Document.from_json(json.dumps(parts)) == expected
@@ -205,7 +251,7 @@ def test_a_decompression_bomb_is_refused_before_decoding(width: int, height: int
     def decoding(*_: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(document_module, "_to_rgb", decoding)
+    monkeypatch.setattr(picture_file, "_to_rgb", decoding)
     with pytest.raises(DocumentError, match="the limit is 50,000,000 pixels; make the picture smaller"):
         Image.from_bytes(png_of_size(width, height))
 
@@ -238,7 +284,7 @@ def test_missing_files_and_folders_are_clear_errors(tmp_path: Path) -> None:
         Image.open(tmp_path / "none.png")
     with pytest.raises(DocumentError, match="no such file"):
         Document.from_markdown("nowhere.md")
-    with pytest.raises(DocumentError, match="expected a document as .md or .json"):
+    with pytest.raises(DocumentError, match=r"expected a document as \.md or \.json"):
         Document.load(tmp_path / "page.html")
     (tmp_path / "latin.md").write_bytes(b"caf\xe9")
     with pytest.raises(DocumentError, match="expected UTF-8 text, got byte 0xe9 in line 1"):
@@ -249,7 +295,11 @@ def test_any_bytes_are_a_picture_or_a_document_error() -> None:
     draw = random.Random(3)
     drawing = pillow.fromarray(pixels(0, 24, 31))
     files = [encode(drawing, form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
-    files += [encode(drawing.convert("P"), "PNG"), encode(drawing.convert("CMYK"), "JPEG"), encode(drawing.convert("RGBA"), "WEBP", lossless=True)]
+    files += [
+        encode(drawing.convert("P"), "PNG"),
+        encode(drawing.convert("CMYK"), "JPEG"),
+        encode(drawing.convert("RGBA"), "WEBP", lossless=True),
+    ]
     outcomes = set()
     for _ in range(3000):
         content = bytearray(draw.choice(files))
@@ -276,7 +326,11 @@ def test_any_text_is_a_document_or_a_document_error() -> None:
             text = source
             for _ in range(draw.choice([1, 2, 5])):
                 at = draw.randrange(len(text) + 1)
-                text = text[:at] + draw.choice(["", draw.choice("\"'[]{}()<>!`~\\\n ,:-=&;\x00\ud800é0e9")]) + text[at + draw.choice([0, 1, 3, 20]) :]
+                text = (
+                    text[:at]
+                    + draw.choice(["", draw.choice("\"'[]{}()<>!`~\\\n ,:-=&;\x00\ud800é0e9")])
+                    + text[at + draw.choice([0, 1, 3, 20]) :]
+                )
             try:
                 again = read(text)
             except DocumentError:
@@ -372,13 +426,13 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(StorageError, match="cannot write .* unchanged"):
+        with pytest.raises(StorageError, match=r"cannot write .* unchanged"):
             Document(["new" * 5000]).save(target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
     assert target.read_bytes() == old
-    assert os.listdir(tmp_path) == ["page.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["page.json"]
 
 
 def test_impossible_places_are_storage_errors(tmp_path: Path) -> None:
@@ -387,9 +441,9 @@ def test_impossible_places_are_storage_errors(tmp_path: Path) -> None:
     for place in (tmp_path / "file" / "page.md", tmp_path / "folder.md", tmp_path / "a\x00.html"):
         with pytest.raises(StorageError, match="cannot write"):
             Document(["text"]).save(place)
-    with pytest.raises(DocumentError, match="written as .md, .json or .html"):
+    with pytest.raises(DocumentError, match=r"written as \.md, \.json or \.html"):
         Document(["text"]).save(tmp_path / "page.docx")
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.md"]
 
 
 def test_saving_makes_missing_folders(tmp_path: Path) -> None:

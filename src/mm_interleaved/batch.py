@@ -10,6 +10,7 @@ for a bos, pad or eos id.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,10 +29,13 @@ NO_IMAGE = -1
 """Entry of `Batch.row_images` that stands for no image."""
 
 
+Record = TypeVar("Record", bound="_Record")
+
+
 class _Record:
     """What all records share: moving their tensors."""
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False):
+    def to(self: Record, device: torch.device | str, *, non_blocking: bool = False) -> Record:
         """Returns the record with every tensor on `device`; dtypes stay."""
         moved = {
             field.name: value.to(device, non_blocking=non_blocking)

@@ -17,26 +17,16 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image as pillow
-from PIL import ImageOps, UnidentifiedImageError
 
 from mm_interleaved.errors import DocumentError
+from mm_interleaved.picture_file import READABLE, Pixels, check_pixel_count, decode, read_file
 
 Origin: TypeAlias = Literal["given", "generated"]
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 ORIGINS: tuple[Origin, ...] = ("given", "generated")
-MAX_PIXELS = 50_000_000
-"""Pixels (width times height) of one picture; more is refused from the header, before anything is decoded."""
-MAX_BYTES = 256 * 2**20
-"""Bytes of one picture file; 50 million uncompressed RGB pixels (BMP) are 143 MiB."""
 KEPT_PIXELS = 2**20
 """A decoded picture up to this size stays in memory beside its file (3 MiB); a larger one is decoded again when asked for."""
-MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp"}
-"""Pillow's name of each format that is read, and its media type. MPO is a JPEG with a second frame, as phones write it."""
-SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif", "image/bmp": ".bmp"}
-_READABLE = "a PNG, JPEG, WebP, GIF or BMP picture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +46,9 @@ class Text:
         try:
             self.text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DocumentError(f"text: character {error.start} is half of a surrogate pair and stands for no character; remove it.") from error
+            raise DocumentError(
+                f"text: character {error.start} is half of a surrogate pair and stands for no character; remove it."
+            ) from error
         _check_origin(self.origin)
         if self.token_ids is not None:
             ids = tuple(self.token_ids)
@@ -98,8 +90,17 @@ class Image:
 
     __slots__ = ("_alt", "_bytes", "_generation", "_media_type", "_origin", "_pixels", "_sha256", "_size")
 
-    def __init__(self, *, encoded: bytes | None, media_type: str, pixels: Pixels | None, size: tuple[int, int], alt: str, origin: Origin,
-                 generation: Generation | None) -> None:
+    def __init__(
+        self,
+        *,
+        encoded: bytes | None,
+        media_type: str,
+        pixels: Pixels | None,
+        size: tuple[int, int],
+        alt: str,
+        origin: Origin,
+        generation: Generation | None,
+    ) -> None:
         """Stores what the named constructors have checked; call those."""
         _check_origin(origin)
         if generation is not None and origin != "generated":
@@ -114,17 +115,22 @@ class Image:
         self._sha256: str | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, alt: str = "", origin: Origin = "given", generation: Generation | None = None) -> "Image":
+    def open(
+        cls, path: str | os.PathLike[str], *, alt: str = "", origin: Origin = "given", generation: Generation | None = None
+    ) -> "Image":
         """Reads a picture file.
 
         Raises:
             DocumentError: there is no such file, it is a folder, or it is not a picture we can read.
         """
-        return cls.from_bytes(read_file(Path(path), expected=_READABLE), alt=alt, origin=origin, generation=generation, where=f"picture {str(path)!r}")
+        return cls.from_bytes(
+            read_file(Path(path), expected=READABLE), alt=alt, origin=origin, generation=generation, where=f"picture {str(path)!r}"
+        )
 
     @classmethod
-    def from_bytes(cls, encoded: bytes, alt: str = "", origin: Origin = "given", *, generation: Generation | None = None,
-                   where: str = "picture") -> "Image":
+    def from_bytes(
+        cls, encoded: bytes, alt: str = "", origin: Origin = "given", *, generation: Generation | None = None, where: str = "picture"
+    ) -> "Image":
         """Takes an encoded picture (PNG, JPEG, WebP, GIF or BMP), decodes it once to be sure of it, and keeps the bytes as they are.
 
         Args:
@@ -134,7 +140,7 @@ class Image:
             DocumentError: not a picture, cut short, or larger than `MAX_PIXELS`.
         """
         encoded = bytes(encoded)
-        pixels, media_type = _decode(encoded, where)
+        pixels, media_type = decode(encoded, where)
         height, width = pixels.shape[:2]
         kept = pixels if width * height <= KEPT_PIXELS else None
         return cls(encoded=encoded, media_type=media_type, pixels=kept, size=(width, height), alt=alt, origin=origin, generation=generation)
@@ -150,9 +156,16 @@ class Image:
             came = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
             raise DocumentError(f"picture: expected a uint8 array of shape (height, width, 3), got {came}.")
         height, width = pixels.shape[:2]
-        _check_pixel_count(width, height, "picture")
-        return cls(encoded=None, media_type="image/png", pixels=np.array(pixels, order="C"), size=(width, height), alt=alt, origin=origin,
-                   generation=generation)
+        check_pixel_count(width, height, "picture")
+        return cls(
+            encoded=None,
+            media_type="image/png",
+            pixels=np.array(pixels, order="C"),
+            size=(width, height),
+            alt=alt,
+            origin=origin,
+            generation=generation,
+        )
 
     @property
     def alt(self) -> str:
@@ -199,18 +212,27 @@ class Image:
         """A fresh array (height, width, 3), RGB, 8 bits: upright by its EXIF orientation, transparency on white, the first frame."""
         if self._pixels is not None:
             return self._pixels.copy()
-        return _decode(self.data, "picture")[0]
+        return decode(self.data, "picture")[0]
 
     def described(self, *, alt: str, origin: Origin, generation: Generation | None = None) -> "Image":
         """The same picture under another description; the file is shared, not decoded again."""
-        return Image(encoded=self._bytes, media_type=self._media_type, pixels=self._pixels, size=self._size, alt=alt, origin=origin,
-                     generation=generation)
+        return Image(
+            encoded=self._bytes,
+            media_type=self._media_type,
+            pixels=self._pixels,
+            size=self._size,
+            alt=alt,
+            origin=origin,
+            generation=generation,
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):
             return NotImplemented
-        return self is other or ((self.alt, self.origin, self.generation, self.size) == (other.alt, other.origin, other.generation, other.size)
-                                 and self.data == other.data)
+        return self is other or (
+            (self.alt, self.origin, self.generation, self.size) == (other.alt, other.origin, other.generation, other.size)
+            and self.data == other.data
+        )
 
     def __hash__(self) -> int:
         return hash((self.alt, self.origin, self.generation, self.sha256))
@@ -225,7 +247,10 @@ Segment: TypeAlias = Text | Image
 
 
 class Document:
-    """An immutable, ordered list of segments. `a + b` joins documents, texts and pictures; `len`, iteration and indices are the segments'."""
+    """An immutable, ordered list of segments.
+
+    `a + b` joins documents, texts and pictures; `len`, iteration and indices are the segments'.
+    """
 
     __slots__ = ("_segments",)
 
@@ -252,7 +277,8 @@ class Document:
         if suffix == ".json":
             return cls.from_json(Path(path))
         raise DocumentError(
-            f"{path}: expected a document as .md or .json, got {suffix or 'no suffix'!r}; pages (.html) are for reading only, keep the .json."
+            f"{path}: expected a document as .md or .json, got {suffix or 'no suffix'!r}; "
+            "pages (.html) are for reading only, keep the .json."
         )
 
     @classmethod
@@ -271,8 +297,13 @@ class Document:
         return cls(markdown.read(source, folder=folder))
 
     @classmethod
-    def from_json(cls, source: "str | os.PathLike[str] | list[object] | dict[str, object]", *, folder: str | os.PathLike[str] | None = None,
-                  allow_files: bool = True) -> "Document":
+    def from_json(
+        cls,
+        source: "str | os.PathLike[str] | list[object] | dict[str, object]",
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        allow_files: bool = True,
+    ) -> "Document":
         """Reads the JSON form: a list of segments, or an object with `segments` (see `export/json_form.py`).
 
         Args:
@@ -367,35 +398,6 @@ class Document:
         return f"Document({len(self.texts)} texts, {len(self.images)} pictures)"
 
 
-def read_file(path: Path, *, expected: str, where: str | None = None) -> bytes:
-    """Reads a regular file of at most `MAX_BYTES`.
-
-    Args:
-        expected: what it should be, for errors ("a PNG, JPEG … picture").
-        where: how errors name it; absent: by its path.
-
-    Raises:
-        DocumentError: it is missing, a folder, a device, too large or not permitted.
-    """
-    name = repr(str(path)) if where is None else where
-    try:
-        if path.is_dir():
-            raise DocumentError(f"{name}: expected {expected}, got a folder; name a file in it.")
-        if not path.exists():
-            raise DocumentError(
-                f"{name}: expected {expected}, but there is no such file ({os.path.abspath(path)!r}); check the name and the folder it is relative to."
-            )
-        if not path.is_file():
-            raise DocumentError(f"{name}: expected {expected}, got a device or a pipe; copy it into a file first.")
-        if path.stat().st_size > MAX_BYTES:
-            raise DocumentError(f"{name}: expected {expected}, got {path.stat().st_size / 2**20:.0f} MiB; the limit is {MAX_BYTES // 2**20} MiB.")
-        return path.read_bytes()
-    # ValueError: a NUL character in the path.
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DocumentError(f"{name}: expected {expected}, but the file cannot be read ({reason}); check its name and permissions.") from error
-
-
 def _segment(segment: Segment | str) -> Segment:
     if isinstance(segment, str):
         return Text(segment)
@@ -407,70 +409,3 @@ def _segment(segment: Segment | str) -> Segment:
 def _check_origin(origin: object) -> None:
     if origin not in ORIGINS:
         raise DocumentError(f"origin: expected 'given' or 'generated', got {origin!r:.60}.")
-
-
-def _check_pixel_count(width: int, height: int, where: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise DocumentError(f"{where}: {width} × {height} pixels; the limit is {MAX_PIXELS:,} pixels; make the picture smaller.")
-
-
-def _decode(encoded: bytes, where: str) -> tuple[Pixels, str]:
-    """Pixels (height, width, 3) and media type of an encoded picture.
-
-    Raises:
-        DocumentError: whatever Pillow had against the bytes.
-    """
-    if not encoded:
-        raise DocumentError(f"{where}: expected {_READABLE}, got a file of zero bytes; write or copy it again.")
-    try:
-        with pillow.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP")) as picture:
-            width, height = picture.size
-            _check_pixel_count(width, height, where)
-            media_type = MEDIA_TYPES[str(picture.format)]
-            return _to_rgb(picture), media_type
-    except DocumentError:
-        raise
-    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise DocumentError(f"{where}: too many pixels; the limit is {MAX_PIXELS:,} pixels; make the picture smaller. ({error})") from error
-    except UnidentifiedImageError as error:
-        raise DocumentError(f"{where}: expected {_READABLE}, got {_looks_like(encoded)}") from error
-    # Pillow's parsers raise nearly anything on broken bytes (OSError, SyntaxError, ValueError, struct.error, KeyError, IndexError,
-    # ZeroDivisionError, MemoryError …): this is the boundary where all of it becomes one error with its cause attached.
-    except Exception as error:
-        raise DocumentError(f"{where}: expected {_READABLE}, got a broken or incomplete one ({_reason(error)}); save or download it again.") from error
-
-
-def _to_rgb(picture: pillow.Image) -> Pixels:
-    """Any Pillow mode to RGB: first frame, upright, 16 bits scaled to 8, transparency on white."""
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        # Grey with 16 bits: Pillow's own conversion clips at 255 for some modes instead of scaling.
-        grey = np.clip(np.asarray(upright, dtype=np.float64) * (255 / 65535), 0, 255).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
-        opaque = pillow.new("RGBA", upright.size, (255, 255, 255, 255))
-        opaque.alpha_composite(upright.convert("RGBA"))
-        upright = opaque
-    return np.array(upright.convert("RGB"), dtype=np.uint8)
-
-
-def _looks_like(encoded: bytes) -> str:
-    """What bytes that are no readable picture seem to be, and what to do about it."""
-    start = encoded[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
-        return "a vector drawing (SVG); save it as PNG."
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "a web page under a picture's name; download the picture itself."
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer; run 'git lfs pull'."
-    if encoded[4:8] == b"ftyp":
-        return "a HEIC or AVIF picture, or a film; save it as PNG or JPEG."
-    if encoded.startswith((b"II*\0", b"MM\0*")):
-        return "a TIFF picture; save it as PNG."
-    if encoded.startswith(b"%PDF"):
-        return "a PDF; save the page as PNG."
-    return f"{len(encoded)} bytes that are none; save it as PNG or JPEG."
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

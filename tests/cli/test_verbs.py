@@ -15,7 +15,19 @@ from mm_interleaved.errors import DataError
 from mm_interleaved.generation import load as loading
 from tests.cli.conftest import assert_user_error, result_of
 
-VERBS = [("demo",), ("generate",), ("train",), ("doctor",), ("data", "build"), ("data", "preview"), ("data", "validate")]
+VERBS = [
+    ("demo",),
+    ("generate",),
+    ("train",),
+    ("evaluate",),
+    ("doctor",),
+    ("data", "build"),
+    ("data", "preview"),
+    ("data", "validate"),
+    ("convert", "published"),
+    ("convert", "back"),
+    ("convert", "backbones"),
+]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)

@@ -47,12 +47,55 @@ def picture(width: int = 64, height: int = 64, **description: object) -> Image:
 
 def test_html_contains_no_unescaped_user_text() -> None:
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&lt;b&gt;"
-    forms = ["{}", "# {}", "- {}", "1. {}", "> {}", "**{}**", "*{}*", "`{}`", "```\n{}\n```", "[{}](https://x.org/{})", "[a](javascript:alert(1)) {}"]
-    segments = [Text(form.format(evil, evil) if form.count("{}") == 2 else form.format(evil), origin) for form in forms for origin in ("given", "generated")]
+    forms = [
+        "{}",
+        "# {}",
+        "- {}",
+        "1. {}",
+        "> {}",
+        "**{}**",
+        "*{}*",
+        "`{}`",
+        "```\n{}\n```",
+        "[{}](https://x.org/{})",
+        "[a](javascript:alert(1)) {}",
+    ]
+    segments = [
+        Text(form.format(evil, evil) if form.count("{}") == 2 else form.format(evil), origin)
+        for form in forms
+        for origin in ("given", "generated")
+    ]
     made = Generation(seed=1, model_hash=evil, steps=1, guidance=1.0)
     page = Page(to_html(Document([*segments, picture(alt=evil, origin="generated", generation=made)]), title=evil, language='en"><script>'))
-    allowed = {"html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "ul", "ol", "li", "blockquote", "strong", "em", "code", "pre",
-               "a", "mark", "div", "figure", "img", "figcaption", "span", "footer", "br"}
+    allowed = {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "h1",
+        "h2",
+        "p",
+        "ul",
+        "ol",
+        "li",
+        "blockquote",
+        "strong",
+        "em",
+        "code",
+        "pre",
+        "a",
+        "mark",
+        "div",
+        "figure",
+        "img",
+        "figcaption",
+        "span",
+        "footer",
+        "br",
+    }
     assert {tag for tag, _ in page.elements} <= allowed
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert all(str(link["href"]).startswith("https://") for link in page.all("a"))
@@ -130,7 +173,10 @@ def test_small_pictures_are_enlarged_and_large_ones_are_not(width: int, height: 
         ("3. a\n4. b", '<ol start="3" dir="auto"><li>a</li><li>b</li></ol>'),
         ("> a\n> b", '<blockquote dir="auto">a<br>\nb</blockquote>'),
         ("```py\na < b\n```", '<pre dir="ltr"><code>a &lt; b</code></pre>'),
-        ("**b** *i* __b__ _i_ `c` snake_case_name 2*3*4", "<strong>b</strong> <em>i</em> <strong>b</strong> <em>i</em> <code>c</code> snake_case_name"),
+        (
+            "**b** *i* __b__ _i_ `c` snake_case_name 2*3*4",
+            "<strong>b</strong> <em>i</em> <strong>b</strong> <em>i</em> <code>c</code> snake_case_name",
+        ),
         ("[a](https://b.c/d_e_f)", '<a href="https://b.c/d_e_f" rel="noopener noreferrer">a</a>'),
         ("a\n\n---\n\nb", "<hr>"),
         ("\\*a\\*", '<p dir="auto">*a*</p>'),

@@ -161,7 +161,15 @@ def test_padding_changes_nothing():
 
 def test_text_only_documents_are_trained_on_words_alone():
     model = tiny_model(seed=0).train()
-    output = run(model, make_batch(["draw a cat.", ], ["draw a dog."]))
+    output = run(
+        model,
+        make_batch(
+            [
+                "draw a cat.",
+            ],
+            ["draw a dog."],
+        ),
+    )
     output.loss.backward()
     assert torch.isfinite(output.loss) and output.terms.image_count == 0
     assert model.language_model.embed_tokens.weight.grad.any()

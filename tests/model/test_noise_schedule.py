@@ -1,5 +1,7 @@
 """The noise schedule equals diffusers' DDPM step for step, and straight paths lead from noise to picture."""
 
+import itertools
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -44,7 +46,7 @@ def test_every_ddpm_step_equals_diffusers(upstream, steps, monkeypatch):
     instants = DDPM.inference_timesteps(steps)
     torch.manual_seed(0)
     sample = torch.randn(2, 3, 4, 4)
-    for now, after in zip(instants[:-1], instants[1:], strict=True):
+    for now, after in itertools.pairwise(instants):
         prediction, noise = torch.randn_like(sample), torch.randn_like(sample)
         monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, noise=noise, **__: noise)
         expected = upstream.step(prediction, now, sample).prev_sample
@@ -94,7 +96,7 @@ def test_flow_runs_from_noise_to_latents():
     instants = FLOW.inference_timesteps(7)
     assert instants[0] == 1 and instants[-1] == 0 and len(instants) == 8
     sample = noise
-    for now, after in zip(instants[:-1], instants[1:], strict=True):
+    for now, after in itertools.pairwise(instants):
         sample = FLOW.step(velocity, now, after, sample)
     torch.testing.assert_close(sample, latents, rtol=1e-6, atol=1e-6)
 

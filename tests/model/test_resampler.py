@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mm_interleaved.errors import ConfigError, ShapeError
 from mm_interleaved.model.configuration import ResamplerConfig
-from mm_interleaved.model.resampler import Resampler
+from mm_interleaved.model.resampler import INITIAL_WIDTH, Resampler
 
 CONFIG = ResamplerConfig(queries=3, width=8, layers=3, heads=2, feed_forward_width=12, cross_attention_every=2)
 
@@ -73,7 +73,8 @@ def test_layer_order_is_self_attention_cross_attention_feed_forward(resampler):
 
 
 def test_initialisation_is_the_published_one():
-    module = Resampler(ResamplerConfig(queries=64, width=96, layers=2, heads=2, feed_forward_width=96), input_width=96)
+    config = ResamplerConfig(queries=64, width=INITIAL_WIDTH, layers=2, heads=2, feed_forward_width=96)
+    module = Resampler(config, input_width=96)
     assert abs(module.queries.std().item() - 0.02) < 0.002
     assert abs(module.layers[0].feed_forward_in.weight.std().item() - 0.02) < 0.002
     assert not module.layers[1].self_attention.query.bias.any()

@@ -65,9 +65,7 @@ class Case:
         self.mmfs.load_state_dict({name: value.flatten() if name == "null_value" else value for name, value in state.items()})
         self.mmfs.to(dtype)
         self.shapes = [tuple(shape) for shape in recorded["in.input_spatial_shapes"][: len(config.level_sides)].tolist()]
-        self.inputs = {
-            name: recorded[f"in.{name}"].to(dtype).requires_grad_() for name in ("query", "input_flatten", "reference_points")
-        }
+        self.inputs = {name: recorded[f"in.{name}"].to(dtype).requires_grad_() for name in ("query", "input_flatten", "reference_points")}
         self.visible = _visible(recorded["in.attention_mask"], self.inputs["query"].shape[1])
 
     def run(self, backend: Any) -> Tensor:
@@ -104,9 +102,7 @@ def test_mmfs_samples_where_the_published_code_does(path):
     case = Case(path)
     if "mid.sampling_locations" not in case.recorded:
         return  # recorded for some cases only; the output above depends on them in all
-    locations, weights, _ = case.mmfs.attend(
-        case.inputs["query"], case.inputs["reference_points"], case.visible, case.shapes, literal=True
-    )
+    locations, weights, _ = case.mmfs.attend(case.inputs["query"], case.inputs["reference_points"], case.visible, case.shapes, literal=True)
     assert relative_error(locations.flatten(3, 4), case.recorded["mid.sampling_locations"]) <= 1e-5
     assert relative_error(weights.flatten(3, 4), case.recorded["mid.attention_weights"]) <= 1e-5
 

@@ -40,7 +40,14 @@ def recipe_file(tmp_path: Path) -> Callable[..., Path]:
             "data": {"world": {"things": 3, "styles": 2, "held_out_pairs": 0.0}, "tasks": {"caption": 1, "picture": 1, "style": 1}},
             "objective": "documents",
             "trainable": ["*", "!image_decoder.vae.*"],
-            "training": {"steps": 6, "batch_size": 2, "save_every": 2, "warmup_steps": 2, "mixed_precision": "no", "report_every": 100},
+            "training": {
+                "steps": 4,
+                "batch_size": 2,
+                "save_every": 2,
+                "warmup_steps": 2,
+                "mixed_precision": "float32",
+                "report_every": 100,
+            },
             "output": str(tmp_path / name),
         }
         path = tmp_path / f"{name}.yaml"

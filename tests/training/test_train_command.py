@@ -20,12 +20,13 @@ def test_the_command_trains_then_resumes_and_says_so(recipe_file, tmp_path):
     assert "resumed_from" not in first.output
     rows = (tmp_path / "run" / "losses.csv").read_text()
     assert rows.startswith("step,loss,")
-    second = mmi("train", recipe_file(), "--set", "training.steps=3", *changes, "--json")
+    second = mmi("train", recipe_file(), "--set", "training.steps=3", "--set", "training.sample_every=3", *changes, "--json")
     assert second.exit_code == 0, second.output
     result = json.loads(second.stdout)
     assert result["first_step"] == 2
     assert result["resumed_from"].endswith("step-000002")
     assert result["completed"]
+    assert (tmp_path / "run" / "samples" / "step-000003.html").stat().st_size > 10_000
     assert (tmp_path / "run" / "losses.csv").read_text().startswith(rows)
 
 

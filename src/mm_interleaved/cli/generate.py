@@ -44,7 +44,7 @@ def generate(
     Options.read(options)
     files = _files(prompts)
     loaded = load_quietly(model)
-    results, failed, names = [], [], dict[str, Path]()
+    results, failed, names = [], list[dict[str, str]](), dict[str, Path]()
     for file in files:
         try:
             if names.setdefault(file.stem, file) != file:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mm_interleaved import __version__
-from mm_interleaved.cli import data, demo, doctor, generate, train
+from mm_interleaved.cli import convert, data, demo, doctor, evaluate, generate, train
 from mm_interleaved.cli.console import TRACEBACK, guarded, traceback_wanted
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.command("demo")(guarded(demo.demo))
 app.command("generate")(guarded(generate.generate))
 app.command("train")(guarded(train.train))
+app.command("evaluate")(guarded(evaluate.evaluate))
+app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
 app.command("doctor")(guarded(doctor.doctor))
 
@@ -45,3 +47,7 @@ def _options(
 def run() -> None:
     """Entry point of the `mmi` command."""
     app()
+
+
+if __name__ == "__main__":
+    run()

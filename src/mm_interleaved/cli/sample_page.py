@@ -31,7 +31,7 @@ def sample_page(network: MMInterleavedForConditionalGeneration, processor: MMInt
             prompt = [_segment(part) for part in made.segments[: made.prompt]]
             segments.append(Text(f"\n\n{task} {index + 1}\n\n"))
             try:
-                segments += list(model.continue_document(Document(prompt), **LIMITS))
+                segments += list(model.continue_document(Document(prompt), stop=None, **LIMITS))
             except MMInterleavedError as error:
                 segments += [*prompt, Text(f" [{error}]")]
     path = folder / f"step-{step:06d}.html"

@@ -71,7 +71,7 @@ class Watcher:
 
 
 def duration(seconds: float) -> str:
-    """"2 min 05 s", "1 h 03 min"."""
+    """ "2 min 05 s", "1 h 03 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from mm_interleaved.document import Image, read_file
+from mm_interleaved.document import Image
 from mm_interleaved.errors import DocumentError, StorageError
+from mm_interleaved.picture_file import read_file
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: "C:" is a drive
 _SHOWN = 80  # characters of a reference in an error
@@ -33,7 +34,9 @@ def read_reference(reference: str, *, folder: Path, where: str, allow_files: boo
     if reference[:5].lower() == "data:":
         return Image.from_bytes(_data_uri(reference, where), where=where)
     if not allow_files:
-        raise DocumentError(f"{where}: expected the picture inside the document (data:image/png;base64,…), got a path; files are not read here.")
+        raise DocumentError(
+            f"{where}: expected the picture inside the document (data:image/png;base64,…), got a path; files are not read here."
+        )
     if not reference:
         raise DocumentError(f"{where}: expected a path or a data URI, got nothing; name the picture's file.")
     path = _path(reference, where)
@@ -58,7 +61,9 @@ def decode_utf8(content: bytes, where: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DocumentError(f"{where}: expected UTF-8 text, got byte 0x{content[error.start]:02x} in line {line}; save the file as UTF-8.") from error
+        raise DocumentError(
+            f"{where}: expected UTF-8 text, got byte 0x{content[error.start]:02x} in line {line}; save the file as UTF-8."
+        ) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -76,11 +81,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(unfinished, target)
+        unfinished.replace(target)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StorageError(
-            f"{path}: cannot write {len(content):,} bytes ({reason}); free some space or choose another place. What stood there is unchanged."
+            f"{path}: cannot write {len(content):,} bytes ({reason}); free some space or choose another place. "
+            "What stood there is unchanged."
         ) from error
     finally:
         # After a success the name is gone already; Ctrl-C must not leave it behind either.
@@ -102,7 +108,9 @@ def _path(reference: str, where: str) -> str:
     except ValueError as error:
         raise DocumentError(f"{where}: expected file:///folder/picture.png ({error}).") from error
     if parts.netloc not in ("", "localhost"):
-        raise DocumentError(f"{where}: expected a file on this machine (file:///folder/picture.png), got one on {parts.netloc!r}; copy it here first.")
+        raise DocumentError(
+            f"{where}: expected a file on this machine (file:///folder/picture.png), got one on {parts.netloc!r}; copy it here first."
+        )
     return unquote(parts.path)
 
 

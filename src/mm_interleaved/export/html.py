@@ -20,10 +20,30 @@ from mm_interleaved.export.files import data_uri
 SMALL_SIDE = 320
 """CSS pixels: a picture whose longer side has fewer is enlarged to this, so that what a small model draws can be seen."""
 _LABELS = {
-    "en": {"given": "given", "generated": "generated", "seed": "seed {}", "steps": "{} steps", "model": "model {}", "guidance": "guidance {}",
-           "by_you": "given", "by_model": "written or drawn by the model", "picture": "Picture {}", "made": "Made with mm-interleaved"},
-    "zh": {"given": "给定", "generated": "生成", "seed": "种子 {}", "steps": "{} 步", "model": "模型 {}", "guidance": "引导 {}",
-           "by_you": "给定", "by_model": "由模型书写或绘制", "picture": "图 {}", "made": "由 mm-interleaved 制作"},
+    "en": {
+        "given": "given",
+        "generated": "generated",
+        "seed": "seed {}",
+        "steps": "{} steps",
+        "model": "model {}",
+        "guidance": "guidance {}",
+        "by_you": "given",
+        "by_model": "written or drawn by the model",
+        "picture": "Picture {}",
+        "made": "Made with mm-interleaved",
+    },
+    "zh": {
+        "given": "给定",
+        "generated": "生成",
+        "seed": "种子 {}",
+        "steps": "{} 步",
+        "model": "模型 {}",
+        "guidance": "引导 {}",
+        "by_you": "给定",
+        "by_model": "由模型书写或绘制",
+        "picture": "图 {}",
+        "made": "由 mm-interleaved 制作",
+    },
 }
 """The page's own few words by language; other languages get the English ones."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -114,7 +134,8 @@ def _figure(picture: Segment, number: int, label: dict[str, str]) -> str:
             details += f' <span class="detail" title="{_escape(made.model_hash)}">{_escape(label["model"].format(shown))}</span>'
     kind = "drawn" if picture.origin == "generated" else "given"
     return (
-        f'<figure class="{kind}"><img src="{data_uri(picture)}" alt="{alt}" width="{width}" height="{height}" style="width:min(100%,{enlarged}px)">'
+        f'<figure class="{kind}"><img src="{data_uri(picture)}" alt="{alt}" width="{width}" height="{height}" '
+        f'style="width:min(100%,{enlarged}px)">'
         f'<figcaption><span class="badge">{label[picture.origin]}</span>{details}</figcaption></figure>'
     )
 
@@ -187,7 +208,9 @@ class _Texts:
                 while index < len(lines) and pattern.match(self._content(lines[index])):
                     index += 1
                 by_model = self._whole(lines[first:index])
-                items = "".join(f"<li>{self._inline([self._without(pattern, item)], marked=not by_model)[1]}</li>" for item in lines[first:index])
+                items = "".join(
+                    f"<li>{self._inline([self._without(pattern, item)], marked=not by_model)[1]}</li>" for item in lines[first:index]
+                )
                 start = f' start="{int(number[1])}"' if number is not None and int(number[1]) != 1 else ""
                 rendered = f'<{tag}{start} dir="auto">{items}</{tag}>'
             else:
@@ -218,7 +241,9 @@ class _Texts:
 
     def _whole(self, lines: list[_Line]) -> bool:
         """Whether every visible character of the lines is the model's."""
-        return all(by_model or not self._text[start:end].strip() for line in lines for start, end, by_model in self._pieces(line.start, line.end))
+        return all(
+            by_model or not self._text[start:end].strip() for line in lines for start, end, by_model in self._pieces(line.start, line.end)
+        )
 
     def _inline(self, lines: list[_Line], *, marked: bool | None = None) -> tuple[bool, str]:
         """Whether all of it is the model's, and the HTML; its words are marked one by one only where given ones stand beside them."""
@@ -235,7 +260,9 @@ class _Texts:
             position = match.end()
             kind = match.lastgroup
             if kind == "url":
-                parts.append(f'<a href="{html.escape(match["url"])}" rel="noopener noreferrer">{self._leaf(*match.span("link"), marked)}</a>')
+                parts.append(
+                    f'<a href="{html.escape(match["url"])}" rel="noopener noreferrer">{self._leaf(*match.span("link"), marked)}</a>'
+                )
             elif kind == "escape":
                 parts.append(self._leaf(*match.span("escape"), marked))
             elif kind == "code":

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from mm_interleaved.document import Document, Generation, Image, Segment, Text, read_file
+from mm_interleaved.document import Document, Generation, Image, Segment, Text
 from mm_interleaved.errors import DocumentError
 from mm_interleaved.export.files import data_uri, decode_utf8, read_reference
+from mm_interleaved.picture_file import read_file
 
 FORMAT = "mm-interleaved/document"
 VERSION = 1
@@ -47,7 +48,9 @@ def read(source: object, *, folder: str | os.PathLike[str] | None, allow_files: 
             raise DocumentError(f"{where}: expected the format {FORMAT!r}, got {source['format']!r:.60}.")
         version = source.get("version", VERSION)
         if type(version) is not int or version != VERSION:
-            raise DocumentError(f"{where}: expected version {VERSION}, got {version!r:.60}; a newer mm-interleaved wrote it, or it is not ours.")
+            raise DocumentError(
+                f"{where}: expected version {VERSION}, got {version!r:.60}; a newer mm-interleaved wrote it, or it is not ours."
+            )
         if "segments" not in source:
             raise DocumentError(f'{where}: expected "segments", a list of texts and images.')
         source = source["segments"]
@@ -111,7 +114,9 @@ def _read_image(part: Mapping[str, object], where: str, folder: Path, allow_file
     _check_keys(part, _IMAGE_KEYS, where)
     sources = [key for key in _SOURCE_KEYS if part.get(key) is not None]
     if len(sources) != 1:
-        raise DocumentError(f'{where}: expected one of "image" (a data URI) and "path", got {" and ".join(sources) if sources else "neither"}.')
+        raise DocumentError(
+            f'{where}: expected one of "image" (a data URI) and "path", got {" and ".join(sources) if sources else "neither"}.'
+        )
     reference = part[sources[0]]
     if sources[0] == "image_url" and isinstance(reference, Mapping):
         _check_keys(reference, ("url", "detail"), f"{where}, image_url")

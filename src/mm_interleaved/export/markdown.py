@@ -28,12 +28,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from mm_interleaved.document import ORIGINS, SUFFIXES, Document, Generation, Image, Origin, Segment, Text, read_file
+from mm_interleaved.document import ORIGINS, Document, Generation, Image, Origin, Segment, Text
 from mm_interleaved.errors import DocumentError
 from mm_interleaved.export.files import data_uri, decode_utf8, read_reference, write_atomically
+from mm_interleaved.picture_file import SUFFIXES, read_file
 
 # Where text may stop being plain: an escaped character, the start of a fenced block, a run of backticks, a comment, a picture.
-_MARK = re.compile(r"\\[!-/:-@\[-`{-~]|^[ ]{0,3}(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})[^\n]*$|(?P<code>`+)|(?P<comment><!--)|(?P<picture>!\[)", re.MULTILINE)
+_MARK = re.compile(
+    r"\\[!-/:-@\[-`{-~]|^[ ]{0,3}(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})[^\n]*$|(?P<code>`+)|(?P<comment><!--)|(?P<picture>!\[)", re.MULTILINE
+)
 _GAP = r"[ \t]*\n?[ \t]*"
 # Possessive quantifiers (++, *+): no backtracking, so no input takes more than linear time.
 _ALT = r"!\[(?P<alt>(?:[^\[\]\\\n]++|\\.|\n(?![ \t]*\n)|\[(?:[^\[\]\\\n]++|\\.)*+\])*+)\]"
@@ -220,7 +223,9 @@ def _read_picture(picture: re.Match[str], note: str | None, folder: Path, where:
     origin: Origin = "generated" if words.pop("origin") == "generated" else "given"
     missing = [name for name in _PICTURE_WORDS if name not in words]
     if words and missing:
-        raise DocumentError(f"{where}: the comment after the picture lacks {', '.join(missing)}; it has all of {', '.join(_PICTURE_WORDS)}, or none.")
+        raise DocumentError(
+            f"{where}: the comment after the picture lacks {', '.join(missing)}; it has all of {', '.join(_PICTURE_WORDS)}, or none."
+        )
     try:
         generation = None
         if words:

@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.devi
     if not folder.is_dir():
         came = "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"model {str(folder)!r}: expected the folder of a checkpoint, found {came} there; check the path.")
-    network = load_model(folder, dtype=dtype).to(device)
+    network = load_model(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
     network.image_decoder.choose_attention(torch.device(device).type)
     try:
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)

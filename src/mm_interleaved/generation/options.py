@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any
 
 from mm_interleaved.errors import ConfigError
 
@@ -54,7 +54,7 @@ class Options:
             raise ConfigError("force_image asks for a picture, but max_images is 0; allow at least one.")
 
     @classmethod
-    def read(cls, values: dict[str, Any]) -> Self:
+    def read(cls, values: dict[str, Any]) -> Options:
         """Makes settings from keyword arguments.
 
         Raises:

@@ -105,7 +105,7 @@ class DocumentState:
     def _append(self, token_ids: list[int], pictures: list[Pixels], visible: Bool[Tensor, "T N"]) -> None:
         image_tokens = None
         if pictures:
-            side = self.model.config.vision_config.image_size
+            side = self.model.config.image_side
             found = self.model.encode_images(stack_pixels(pictures, side).to(self._device, self.model.dtype))
             image_tokens = found.tokens
             for index in range(len(pictures)):

@@ -54,7 +54,7 @@ class TokenChooser:
         scores = logits.float().cpu()
         if suppressed:
             scores = scores.index_fill(0, torch.tensor(sorted(suppressed)), -torch.inf)
-        scores = self.processors(torch.tensor([written], dtype=torch.long), scores[None])[0]
+        scores = self.processors(torch.tensor([written], dtype=torch.long), scores[None])[0]  # type: ignore[arg-type]  # asks for LongTensor
         if not self.sampled:
             return int(scores.argmax())
         generator = generator_for(self.seed, "text", position)
@@ -96,4 +96,4 @@ class IncrementalDecoder:
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Collection[int]) -> str:
     """Characters of tokens, exactly: no tidying of spaces; control tokens are left out."""
-    return tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False) if token_ids else ""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)) if token_ids else ""

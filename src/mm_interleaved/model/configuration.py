@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from mm_interleaved.errors import ConfigError
+
+Part = TypeVar("Part", bound="_Part")
 
 
 class _Part:
     """A record that reads itself from a mapping and refuses unknown keys with the nearest known one."""
 
     @classmethod
-    def read(cls, values: dict[str, Any] | Self | None) -> Self:
+    def read(cls: type[Part], values: dict[str, Any] | Part | None) -> Part:
         if values is None:
             return cls()
         if isinstance(values, cls):
             return values
+        if not isinstance(values, dict):
+            raise ConfigError(f"{cls.__name__} is read from a mapping, got {type(values).__name__}.")
         known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
         for key in values:
             if key not in known:
@@ -137,7 +141,7 @@ class ImageDecoderConfig(_Part):
     drop_condition: float = 0.1
     """Probability in training that a picture's context is replaced by the learned negative condition."""
     pooled_context: bool = False
-    """Also feed the mean of the condition tokens through the time embedding (`ours`; docs/deviations.md)."""
+    """Also feed the sum of the context, as one more condition token and through the time embedding (`ours`; docs/deviations.md)."""
     feature_position_side: int = 64
     """Side of the fixed sin-cos table that is added to the queries of the UNet's synchronizers."""
 
@@ -227,7 +231,8 @@ class MMInterleavedConfig(PreTrainedConfig):
         self.image_loss_weight = image_loss_weight
         self.text_loss_weight = text_loss_weight
         self.format_version = format_version
-        super().__init__(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs)
+        # Upstream takes the token ids through its keyword arguments.
+        super().__init__(**kwargs | {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id})
 
     # The records are stored as plain mappings, so that the JSON form is transformers' own; these give them back as records.
 
@@ -250,6 +255,11 @@ class MMInterleavedConfig(PreTrainedConfig):
     @property
     def behaviour_part(self) -> Behaviour:
         return Behaviour.read(self.behaviour)
+
+    @property
+    def image_side(self) -> int:
+        """Side in pixels at which pictures are read."""
+        return int(self.vision_config.image_size)  # type: ignore[arg-type]  # upstream allows two sides
 
     @property
     def image_tokens(self) -> int:

@@ -45,7 +45,7 @@ class FeatureCache:
         kept += [maps for maps in self._image_maps if maps is not None]
         return sum(tensor.nbytes for tensor in kept)
 
-    def append(self, text_maps: Float[Tensor, "B S F"], image_maps: Float[Tensor, "B S F"]) -> None:
+    def append(self, text_maps: Float[Tensor, "B St F"], image_maps: Float[Tensor, "B Si F"]) -> None:
         """One more picture of every document joins.
 
         Args:
@@ -78,7 +78,7 @@ class FeatureCache:
         return _join([values for values in self._image[first:] if values is not None])
 
 
-def _join(entries: Sequence[Values]) -> Values | None:
+def _join(entries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | None:
     if not entries:
         return None
     if len(entries) == 1:

@@ -5,8 +5,8 @@ fixed number of condition tokens; (2) some of them are replaced by the learned n
 latents, noise is mixed in; (4) the UNet predicts the noise (or velocity), reading the maps of earlier pictures through MMFS;
 (5) the squared error is averaged over each picture's latent elements. All random numbers are arguments.
 
-Source: arXiv 2401.10208; release `decoder_image.py`, `sd.py`. Deviations: `ours` may feed the mean of the condition tokens through
-the time embedding (`pooled_context`), predict velocities (`NoiseConfig.kind`), read all earlier pictures, and adds nothing where
+Source: arXiv 2401.10208; release `decoder_image.py`, `sd.py`. Deviations: `ours` may also feed the sum of the context through the
+time embedding (`pooled_context`), predict velocities (`NoiseConfig.kind`), read all earlier pictures, and adds nothing where
 there is none (docs/deviations.md).
 Axes: I images · L context tokens · D context width · K condition tokens · W condition width · N earlier pictures · S cells of all
 levels · F feature width · C latent channels · h w latent grid (docs/glossary.md).
@@ -41,7 +41,16 @@ of a training step faster than fused attention (two cores, batch 32); above it t
 class ImageDecoder(nn.Module):
     """Context resampler, UNet with synchronizers, autoencoder and noise schedule."""
 
-    fsdp_forward_methods = ("condition", "negative_condition", "project_features", "predict", "encode", "decode", "reconstruct")
+    fsdp_forward_methods = (
+        "condition",
+        "negative_condition",
+        "project_features",
+        "predict",
+        "squared_error",
+        "encode",
+        "decode",
+        "reconstruct",
+    )
     """Entry points besides `forward`, for `register_fsdp_forward_method`."""
 
     def __init__(
@@ -67,7 +76,8 @@ class ImageDecoder(nn.Module):
         self.schedule = NoiseSchedule(NoiseConfig.read(config.noise))
         resampler = ResamplerConfig.read(config.resampler)
         self.resampler = Resampler(resampler, input_width=context_width)
-        self.negative_tokens = nn.Parameter(torch.empty(1, resampler.queries, resampler.width))
+        self.pooled_projection = nn.Linear(context_width, resampler.width) if config.pooled_context else None
+        self.negative_tokens = nn.Parameter(torch.empty(1, resampler.queries + config.pooled_context, resampler.width))
 
         self.vae = AutoencoderKL(**config.vae)
         self.vae.requires_grad_(False)
@@ -98,17 +108,31 @@ class ImageDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Negative condition normal with standard deviation 0.02; the parts reset themselves."""
+        """Negative condition normal with standard deviation 0.02, pooled projection of unit gain; the parts reset themselves."""
         init.normal_(self.negative_tokens, std=NEGATIVE_STD)
+        if self.pooled_projection is not None:
+            init.normal_(self.pooled_projection.weight, std=self.pooled_projection.in_features**-0.5)
+            init.zeros_(self.pooled_projection.bias)
 
-    def condition(self, context: Float[Tensor, "I L D"], mask: Bool[Tensor, "I L"]) -> Float[Tensor, "I K W"]:
+    def condition(
+        self, context: Float[Tensor, "I L D"], mask: Bool[Tensor, "I L"], pooled: Float[Tensor, "I D"] | None = None
+    ) -> Float[Tensor, "I K W"]:
         """Reads the context of each picture into condition tokens.
 
         Args:
             context: hidden states with their distances to the begin-of-image token encoded.
             mask: False at padding.
+            pooled: sum of the context without distances, for `pooled_context`; it becomes the last condition token.
+
+        Raises:
+            ShapeError: the sum is missing though `pooled_context` asks for it.
         """
-        return self.resampler(context, mask)
+        tokens = self.resampler(context, mask)
+        if self.pooled_projection is None:
+            return tokens
+        if pooled is None:
+            raise ShapeError("image decoder: pooled_context is on, but no pooled context was handed to condition().")
+        return torch.cat([tokens, self.pooled_projection(pooled)[:, None].to(tokens.dtype)], dim=1)
 
     def negative_condition(self, count: int) -> Float[Tensor, "{count} K W"]:
         """The learned condition of guidance's negative branch."""
@@ -144,7 +168,7 @@ class ImageDecoder(nn.Module):
             latents,
             self.schedule.embedded_timestep(timestep),
             condition,
-            class_labels=condition.mean(dim=1) if self.config.pooled_context else None,
+            class_labels=condition[:, -1] if self.config.pooled_context else None,
             values=values,
             visible=visible,
             level_shapes=level_shapes,
@@ -192,6 +216,7 @@ class ImageDecoder(nn.Module):
         level_shapes: LevelShapes | None = None,
         *,
         map_index: Int[Tensor, "I N2"] | None = None,
+        pooled: Float[Tensor, "I D"] | None = None,
     ) -> Float[Tensor, " I"]:
         """Squared error of the prediction for each picture, averaged over its latent elements, in float32.
 
@@ -205,18 +230,31 @@ class ImageDecoder(nn.Module):
             level_shapes: real (height, width) of each level; None means the configured squares.
             map_index: which pictures of `maps` each image looks at, where not visible any valid index. Each picture is then
                 projected once, however many later pictures read it.
+            pooled: see `condition`.
         """
         images = target_pixels.shape[0]
         if images == 0:
             return context.new_zeros(0, dtype=torch.promote_types(context.dtype, torch.float32))
-        latents = self.encode(target_pixels, draw.posterior)
-        noisy = self.schedule.add_noise(latents, draw.noise, draw.timestep)
-        condition = self.condition(context, context_mask)
-        dropped = (draw.drop < self.config.drop_condition)[:, None, None]
-        condition = torch.where(dropped, self.negative_condition(images).to(condition.dtype), condition)
+        condition = self.condition(context, context_mask, pooled)
         values = None if maps is None else self.project_features(maps)
         if values is not None and map_index is not None:
             values = tuple(value[:, 0][map_index] for value in values)
+        return self.squared_error(target_pixels, condition, draw, values, visible, level_shapes)
+
+    def squared_error(
+        self,
+        target_pixels: Float[Tensor, "I 3 height width"],
+        condition: Float[Tensor, "I K W"],
+        draw: NoiseDraw,
+        values: Sequence[Float[Tensor, "I N S H Dh"]] | None = None,
+        visible: Bool[Tensor, "I N"] | None = None,
+        level_shapes: LevelShapes | None = None,
+    ) -> Float[Tensor, " I"]:
+        """What `forward` returns, from a condition that is already there; some of it is dropped as `draw` says."""
+        latents = self.encode(target_pixels, draw.posterior)
+        noisy = self.schedule.add_noise(latents, draw.noise, draw.timestep)
+        dropped = (draw.drop < self.config.drop_condition)[:, None, None]
+        condition = torch.where(dropped, self.negative_condition(condition.shape[0]).to(condition.dtype), condition)
         prediction = self.predict(noisy, draw.timestep, condition, values, visible, level_shapes)
         target = self.schedule.target(latents, draw.noise, draw.timestep)
         numeric = torch.promote_types(prediction.dtype, torch.float32)

@@ -41,7 +41,8 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
     config_class = MMInterleavedConfig
     base_model_prefix = ""
     main_input_name = "token_ids"
-    input_modalities = ("text", "image")
+    input_modalities = ("text", "image")  # type: ignore[assignment]
+    config: MMInterleavedConfig
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer", "MMFSDecoderLayer", "InteractionBlock"]
     _supports_sdpa = True
@@ -67,14 +68,18 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         self.begin_image_embedding = nn.Parameter(torch.zeros(width))
         sides = self.visual_tokenizer.map_sides
         self.text_levels = _levels(config.mmfs_part.level_sides, sides, "mmfs")
-        self.image_levels = _levels(MMFSConfig.read(decoder.mmfs).level_sides, sides, "image_decoder.mmfs")
+        wanted = MMFSConfig.read(decoder.mmfs).level_sides
+        # As many levels as there are maps means all of them: the published decoder names the sides of its own picture size whatever
+        # the real ones are, and its offsets scale with the named ones.
+        self.image_levels = tuple(range(len(sides))) if len(wanted) == len(sides) else _levels(wanted, sides, "image_decoder.mmfs")
+        self.image_shapes = tuple((sides[level], sides[level]) for level in self.image_levels)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # transformers redoes the initialisation of everything that is not a PreTrainedModel; ours keep their own start.
         if module is self:
-            init.normal_(self.context_projection.weight, std=0.02)
+            init.normal_(self.context_projection.weight, std=self.context_projection.in_features**-0.5)
             init.zeros_(self.context_projection.bias)
             init.zeros_(self.begin_image_embedding)
         elif hasattr(module, "reset_parameters") and type(module).__module__.startswith("mm_interleaved."):
@@ -91,7 +96,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         document_index: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
         targets: Int[Tensor, "B T"] | None = None,
-        target_pixels: Float[Tensor, "K 3 h w"] | None = None,
+        target_pixels: Float[Tensor, "K 3 height width"] | None = None,
         target_image: Int[Tensor, " K"] | None = None,
         target_weight: Float[Tensor, " K"] | None = None,
         noise: Float[Tensor, "K C h w"] | None = None,
@@ -126,7 +131,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
             draw: random numbers of the painted images; None leaves the image loss out.
         """
         features = self.visual_tokenizer(batch.pixels)
-        hidden = self._read_batch(batch, features)
+        hidden = self.read_batch(batch, features)
         logits = self.logits(hidden)
         if draw is not None and batch.target_pixels.shape[0]:
             squared_error = self._paint_batch(batch, draw, features, hidden)
@@ -213,7 +218,8 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         """
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        return self.image_decoder.condition(self._with_distances(self.context_projection(hidden).flip(1)), mask.flip(1))
+        context, mask = self.context_projection(hidden).flip(1), mask.flip(1)
+        return self.image_decoder.condition(self._with_distances(context), mask, _pooled(context, mask))
 
     def predict_noise(
         self,
@@ -237,11 +243,12 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
             visible = torch.ones(count, values[0].shape[1], dtype=torch.bool, device=latents.device)
         elif self.behaviour.previous_image_only:
             visible = visible[:, -1:]
-        return self.image_decoder.predict(latents, timestep, condition, values, visible)
+        return self.image_decoder.predict(latents, timestep, condition, values, visible, self.image_shapes)
 
     # What a training pass does with a packed batch.
 
-    def _read_batch(self, batch: Batch, features: VisualFeatures) -> Float[Tensor, "B T D"]:
+    def read_batch(self, batch: Batch, features: VisualFeatures) -> Float[Tensor, "B T D"]:
+        """Hidden states of a packed batch, after the final norm."""
         embeddings = self.embed(batch.token_ids, features.tokens)
         mmfs = self._no_pictures(embeddings)
         if batch.row_images.shape[1]:
@@ -264,20 +271,37 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         visible = torch.ones(rows, tokens, 0, dtype=torch.bool, device=embeddings.device)
         return MMFSInputs(visible=visible, values=(embeddings.new_zeros(rows, 0, 0, 0, 0),) * len(self.language_model.mmfs_layers))
 
+    def batch_condition(self, batch: Batch, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "K M W"]:
+        """Condition of every painted picture of a packed batch."""
+        context, mask = self._batch_context(batch, hidden)
+        return self.image_decoder.condition(self._with_distances(context), mask, _pooled(context, mask))
+
     def _paint_batch(self, batch: Batch, draw: NoiseDraw, features: VisualFeatures, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, " K"]:
-        row, begin = batch.image_row[batch.target_image], batch.image_begin[batch.target_image]
-        distance = torch.arange(hidden.shape[1], device=hidden.device)  # 0 at begin-of-image, growing backwards
-        position = begin[:, None] - distance  # K T
-        mask = position >= batch.context_start()[:, None]
-        context = self.context_projection(hidden)[row[:, None], position.clamp(min=0)]
+        context, mask = self._batch_context(batch, hidden)
         visible = batch.earlier_images(previous_only=self.behaviour.previous_image_only)
         maps = map_index = None
         if visible.shape[1]:
             maps = _flatten(features.maps, self.image_levels)[:, None]
-            map_index = batch.row_images[row].clamp(min=0)
+            map_index = batch.row_images[batch.image_row[batch.target_image]].clamp(min=0)
         return self.image_decoder(
-            batch.target_pixels, self._with_distances(context), mask, maps, visible, draw, map_index=map_index
+            batch.target_pixels,
+            self._with_distances(context),
+            mask,
+            maps,
+            visible,
+            draw,
+            level_shapes=self.image_shapes,
+            map_index=map_index,
+            pooled=_pooled(context, mask),
         )
+
+    def _batch_context(self, batch: Batch, hidden: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "K T D"], Bool[Tensor, "K T"]]:
+        # Projected hidden states from begin-of-image backwards to the document's start, and which of them are there.
+        row, begin = batch.image_row[batch.target_image], batch.image_begin[batch.target_image]
+        distance = torch.arange(hidden.shape[1], device=hidden.device)  # 0 at begin-of-image, growing backwards
+        position = begin[:, None] - distance  # K T
+        mask = position >= batch.context_start()[:, None]
+        return self.context_projection(hidden)[row[:, None], position.clamp(min=0)], mask
 
     def _with_distances(self, context: Float[Tensor, "K L D"]) -> Float[Tensor, "K L D"]:
         # Position 0 is the begin-of-image token, counted backwards in time (spec §1.1).
@@ -297,7 +321,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
     ) -> Batch:
         rows, length = token_ids.shape
         device = token_ids.device
-        side = self.config.vision_config.image_size
+        side = self.config.image_side
         if pixels is None:
             pixels = torch.zeros(0, 3, side, side, device=device, dtype=self.dtype)
         if document_index is None:
@@ -356,6 +380,11 @@ def _levels(wanted: tuple[int, ...], sides: tuple[int, ...], where: str) -> tupl
     if missing:
         raise ConfigError(f"{where}.level_sides {wanted} names sides {missing}; the visual tokenizer makes maps of {sides} cells.")
     return tuple(sides.index(side) for side in wanted)
+
+
+def _pooled(context: Float[Tensor, "K L D"], mask: Bool[Tensor, "K L"]) -> Float[Tensor, "K D"]:
+    # A sum that keeps its size: a mean over the words would leave each of them a share of 1/L.
+    return (context * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).to(context.dtype).sqrt()
 
 
 def _flatten(maps: tuple[Tensor, ...], levels: tuple[int, ...]) -> Float[Tensor, "I S F"]:

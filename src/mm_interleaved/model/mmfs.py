@@ -176,5 +176,7 @@ class MMFS(nn.Module):
     def _offset_scale(self, shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
         # One unit of offset is 1/base_side of the picture while the maps have their configured sides.
         base = self.config.base_side
-        ratios = [(side / base / width, side / base / height) for side, (height, width) in zip(self.config.level_sides, shapes, strict=True)]  # type: ignore[operator]
+        ratios = [
+            (side / base / width, side / base / height) for side, (height, width) in zip(self.config.level_sides, shapes, strict=True)
+        ]  # type: ignore[operator]
         return torch.tensor(ratios, dtype=like.dtype, device=like.device)[:, None, :]

@@ -24,9 +24,7 @@ from mm_interleaved.batch import IGNORED_TARGET, LossTerms
 def text_terms(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Cross entropy in nats, summed over trained targets in float32, and their number."""
     numeric = torch.promote_types(logits.dtype, torch.float32)
-    total = functional.cross_entropy(
-        logits.to(numeric).flatten(0, 1), targets.flatten(), ignore_index=IGNORED_TARGET, reduction="sum"
-    )
+    total = functional.cross_entropy(logits.to(numeric).flatten(0, 1), targets.flatten(), ignore_index=IGNORED_TARGET, reduction="sum")
     return total, (targets != IGNORED_TARGET).sum().to(numeric)
 
 
@@ -47,10 +45,12 @@ def document_loss(
     image_loss_weight: float,
 ) -> LossTerms:
     """Adds the two mean losses of one micro-batch; a modality without targets contributes 0."""
-    text_mean = text[0] / text[1].clamp(min=1)
-    image_mean = image[0] / image[1].clamp(min=1)
-    total = text_loss_weight * text_mean + image_loss_weight * image_mean
+    total = text_loss_weight * _mean(*text) + image_loss_weight * _mean(*image)
     return LossTerms(text_sum=text[0], text_count=text[1], image_sum=image[0], image_count=image[1], total=total)
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    return total / torch.where(count > 0, count, 1.0)  # a mean count over ranks may lie below 1
 
 
 def autoencoder_loss(
@@ -70,6 +70,11 @@ def autoencoder_loss(
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
     return error.abs().mean() + error.square().mean() + edges + divergence_weight * divergence
+
+
+def matching_loss(found: Float[Tensor, "K W"], wanted: Float[Tensor, "K W"]) -> Float[Tensor, ""]:
+    """Mean squared difference of two vectors, in float32."""
+    return (found.float() - wanted.float()).square().mean()
 
 
 def classification_loss(

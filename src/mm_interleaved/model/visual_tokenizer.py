@@ -47,6 +47,10 @@ class VisualTokenizer(nn.Module):
         ConfigError: sizes do not fit each other.
     """
 
+    clip_mean: Tensor
+    clip_std: Tensor
+    position_table: Tensor
+
     def __init__(self, config: MMInterleavedConfig) -> None:
         super().__init__()
         width = config.vision_config.hidden_size

@@ -11,6 +11,7 @@ Axes: I images · F feature width (of the transformer) · P patch tokens · S ce
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -78,7 +79,7 @@ class AdapterVisionModel(CLIPVisionModel):
             raise ConfigError(f"vision image_size {config.image_size} is no multiple of patch_size {config.patch_size}.")
         # The published model stores the positions and has no final norm.
         self.embeddings.register_buffer("position_ids", self.embeddings.position_ids, persistent=True)
-        self.post_layernorm = nn.Identity()
+        self.post_layernorm = nn.Identity()  # type: ignore[assignment]
         self.prior_side = prior_side(config, adapter)
         self.groups = [range(layers * block // blocks, layers * (block + 1) // blocks) for block in range(blocks)]
         """Indices of the transformer layers inside each interaction block."""
@@ -89,6 +90,10 @@ class AdapterVisionModel(CLIPVisionModel):
         )
         self.adapter_upsample = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2) if adapter.finest_map else None
         self.post_init()
+        for module in self.modules():
+            # transformers initialises only modules that own a parameter; an extractor owns none and would lose its own start.
+            if isinstance(module, Extractor):
+                module.reset_parameters()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -125,7 +130,7 @@ class AdapterVisionModel(CLIPVisionModel):
                 hidden = self.encoder.layers[index](hidden, None)
             patches = hidden[:, 1:]
             cells = block.extractor(cells, patches, level_centres, shapes, grid)
-            for extractor in block.extra_extractors:
+            for extractor in block.extra_extractors:  # type: ignore[union-attr]
                 cells = extractor(cells, patches, level_centres, shapes, grid)
             patches_after.append(patches)
 
@@ -158,7 +163,7 @@ class SpatialPrior(nn.Module):
         self.stem = nn.ModuleList(
             [ConvolutionUnit(3, prior_width, stride=2)] + [ConvolutionUnit(prior_width, prior_width, stride=1) for _ in range(2)]
         )
-        self.down = nn.ModuleList(ConvolutionUnit(before, after, stride=2) for before, after in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(ConvolutionUnit(before, after, stride=2) for before, after in itertools.pairwise(widths))
         self.project = nn.ModuleList(nn.Conv2d(level_width, width, kernel_size=1) for level_width in (widths if finest else widths[1:]))
         self.level_embedding = nn.Parameter(torch.empty(MAPS - 1, width))
         self.reset_parameters()
@@ -172,7 +177,7 @@ class SpatialPrior(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 _reset_norm(module)
 
-    def forward(self, pixels: Float[Tensor, "I 3 H W"]) -> tuple[Float[Tensor, "I F h w"] | None, list[Float[Tensor, "I F h w"]]]:
+    def forward(self, pixels: Float[Tensor, "I 3 H W"]) -> tuple[Float[Tensor, "I F h w"] | None, list[Float[Tensor, "I F _ _"]]]:
         """Returns the finest map, or None where it is left out, and the three coarser ones."""
         state = pixels
         for unit in self.stem:

@@ -17,8 +17,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image as pillow
 from torch import Tensor
 
-from mm_interleaved.document import MAX_PIXELS
 from mm_interleaved.errors import ShapeError
+from mm_interleaved.picture_file import MAX_PIXELS
 
 
 def to_square(array: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.uint8]:

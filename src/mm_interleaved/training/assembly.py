@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +27,14 @@ FINAL = "final"
 
 LATENT_STATISTICS = ("latents_mean", "latents_std", "scaling_factor", "shift_factor")
 """Fields of the autoencoder's config that belong to its weights."""
+
+
+def picture_side(config: MMInterleavedConfig) -> int:
+    """Side in pixels of the encoder's view, for which the corpus composes its pictures."""
+    side = config.vision_config.image_size
+    if not isinstance(side, int):
+        raise ConfigError(f"vision_config.image_size is {side}; pictures are square, write one number.")
+    return side
 
 
 def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
@@ -64,7 +73,7 @@ def make_processor(recipe: Recipe, config: MMInterleavedConfig, world: World) ->
     named = Pack(world.pack.folder, things, world.pack.styles[: world.config.styles])
     processor = MMInterleavedProcessor(
         tokenizer,
-        image_side=config.vision_config.image_size,
+        image_side=picture_side(config),
         target_side=config.image_decoder_part.image_side,
         image_tokens=config.image_tokens,
         context_limit=config.text_config.max_position_embeddings,
@@ -120,11 +129,10 @@ def make_model(recipe: Recipe, processor: MMInterleavedProcessor | None = None) 
         CheckpointError: its weights have other names or shapes.
     """
     if Path(recipe.model).is_dir():
-        if recipe.model_changes:
-            raise ConfigError(f"model_changes: {recipe.model} is a trained model; it cannot be changed.")
-        model = load_model(Path(recipe.model), dtype=torch.float32)
-        _join(model, recipe, processor)
-        return model
+        trained = load_model(Path(recipe.model), dtype=torch.float32)
+        assert isinstance(trained, MMInterleavedForConditionalGeneration)
+        _join(trained, recipe, processor)
+        return trained
     config = read_model_config(recipe)
     for entry in recipe.init:
         if any(part in ("image_decoder", "image_decoder.vae") for part in entry.parts):
@@ -163,7 +171,7 @@ def _join(model: MMInterleavedForConditionalGeneration, recipe: Recipe, processo
                 )
 
 
-def _refuse(values: dict[str, object], known: list[str], where: str) -> None:
+def _refuse(values: Mapping[str, object], known: list[str], where: str) -> None:
     for name in values:
         if name not in known:
             nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]

@@ -72,9 +72,7 @@ class Corpus:
 class Feed(Generic[Prepared]):
     """Prepares the batches of steps `start` … `stop - 1` in a thread, at most `ahead` of them in advance."""
 
-    def __init__(
-        self, prepare: Callable[[Sequence[int]], Prepared], *, start: int, stop: int, batch_size: int, ahead: int
-    ) -> None:
+    def __init__(self, prepare: Callable[[Sequence[int]], Prepared], *, start: int, stop: int, batch_size: int, ahead: int) -> None:
         self._prepare = prepare
         self._steps = range(start, stop)
         self._batch_size = batch_size

@@ -24,11 +24,13 @@ from mm_interleaved.checkpoint.native import read_config, save_model
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
-from mm_interleaved.training.assembly import FINAL, make_corpus, make_model, run_processor
+from mm_interleaved.training.assembly import FINAL, make_corpus, make_model, picture_side, run_processor
 from mm_interleaved.training.device import choose_attention, computes_bf16
 from mm_interleaved.training.feed import Feed, key
+from mm_interleaved.training.objectives import make_objective
 from mm_interleaved.training.optim import WeightAverage, freeze, learning_rate_at, make_optimizer, parameter_groups, set_learning_rate
-from mm_interleaved.training.parts import Objective, StepTerms, TrainedNames, make_objective, tensors_of
+from mm_interleaved.training.parts import Objective, StepTerms, TrainedNames, tensors_of
+from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe, as_yaml, changed_keys, read_model_config, read_saved_recipe
 from mm_interleaved.training.report import Event, Finished, Rate, SamplesMade, Saved, Started, StepDone, Table, plot_losses
 from mm_interleaved.training.state import (
@@ -81,40 +83,45 @@ class _Run:
         self.settings = recipe.training
         self.output = Path(recipe.output)
         self.checkpoints = self.output / "checkpoints"
-        self.emit = on_event
-        self.sample_page = sample_page
+        self.emit, self.sample_page = on_event, sample_page
         self.measures: dict[str, float] = {}
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
-        self.accelerator = Accelerator(mixed_precision="no")  # autocast stands around the forward pass below, where one sees it
-        if self.accelerator.num_processes > 1:
-            raise ConfigError("training runs in one process for now; start it without a launcher.")
+        # Autocast stands around the forward pass below, where one sees it. Without `cpu` a launcher on a CPU would be overlooked.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        self.ranks = Ranks(self.accelerator, self.settings.batch_size)
+        if not self.ranks.main:
+            self.emit = lambda event: None
         self.device = self.accelerator.device
         self.half = self.settings.mixed_precision == "bf16" or (self.settings.mixed_precision == "auto" and computes_bf16(self.device))
 
-        checkpoint = self._earlier_run()
         config = read_model_config(recipe)
         # Words alone need no pictures; they are composed at one pixel.
-        self.corpus = make_corpus(recipe, side=1 if recipe.objective == "words" else config.vision_config.image_size)
-        self.processor = run_processor(recipe, config, self.corpus.world, self.output / "processor", resumed=checkpoint is not None)
+        self.corpus = make_corpus(recipe, side=1 if recipe.objective == "words" else picture_side(config))
+        with self.accelerator.main_process_first():  # the others read what it writes
+            checkpoint = self._earlier_run()
+            again = checkpoint is not None or not self.ranks.main
+            self.processor = run_processor(recipe, config, self.corpus.world, self.output / "processor", resumed=again)
         model = make_model(recipe, self.processor) if checkpoint is None else _empty_model(checkpoint)
         choose_attention(model, self.device)
         self.objective: Objective = make_objective(recipe.objective, model, self.processor, self.corpus)
         self.objective.to(self.device)
+        self.objective.mean_over_ranks = self.ranks.mean
         self.names = TrainedNames(self.objective)
         trained = freeze(self.names, [*recipe.trainable, *([f"{ALWAYS_TRAINED}*"] if hasattr(self.objective, "heads") else [])])
         self.objective.train()
         self.optimizer = make_optimizer(parameter_groups(self.names, self.settings), self.settings)
-        if checkpoint is not None:
-            load_weights(self.names, checkpoint.tensors("model"), where=str(checkpoint.folder))
         self.average = WeightAverage(self.names, self.settings.ema_decay)
+        self.step = 0
         if checkpoint is not None:
+            self.step = checkpoint.step
+            load_weights(self.names, checkpoint.tensors("model"), where=str(checkpoint.folder))
             self.average.load(checkpoint.tensors("ema"))
             load_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
-        self.step = 0 if checkpoint is None else checkpoint.step
         columns = ("loss", *self.objective.columns, "learning_rate", "gradient_norm")
-        self.losses = Table(self.output / "losses.csv", columns, after_step=self.step)
-        self.timing = Table(self.output / "timing.csv", ("seconds", "samples_per_second"), after_step=self.step)
+        if self.ranks.main:
+            self.losses = Table(self.output / "losses.csv", columns, after_step=self.step)
+            self.timing = Table(self.output / "timing.csv", ("seconds", "samples_per_second"), after_step=self.step)
         sizes = {name: parameter.numel() for name, parameter in self.names.named_parameters()}
         self.emit(
             Started(
@@ -133,7 +140,7 @@ class _Run:
         """Runs the steps that are left, saves, and finishes."""
         settings = self.settings
         feed = Feed(
-            lambda indices: self.objective.prepare(self.corpus, indices),
+            lambda indices: self.objective.prepare(self.corpus, self.ranks.share(indices)),
             start=self.step,
             stop=settings.steps,
             batch_size=settings.batch_size,
@@ -145,19 +152,23 @@ class _Run:
             for prepared in feed:
                 began = time.perf_counter()
                 row = self._one_step(prepared)
-                self._report(row, rate, began)
-                stopped = should_stop() and self.step < settings.steps
-                if stopped or self.step % settings.save_every == 0 or self.step == settings.steps:
+                if self.ranks.main:
+                    self._report(row, rate, began)
+                stopped = self._anybody(should_stop()) and self.step < settings.steps
+                if self.ranks.main and (stopped or self.step % settings.save_every == 0 or self.step == settings.steps):
                     self._save()
-                if settings.sample_every and self.step % settings.sample_every == 0:
-                    self._sample()
                 if stopped:
                     break
+                if self.ranks.main and settings.sample_every and self.step % settings.sample_every == 0:
+                    self._sample()
         finally:
             feed.close()
-            self.losses.close()
-            self.timing.close()
-        finished = Finished(self.step, not stopped, None if stopped else self._finish(), self.measures)
+            if self.ranks.main:
+                self.losses.close()
+                self.timing.close()
+        final = self._finish() if self.ranks.main and not stopped else None
+        self.ranks.wait()
+        finished = Finished(self.step, not stopped, final, self.measures)
         self.emit(finished)
         return finished
 
@@ -169,12 +180,14 @@ class _Run:
         set_learning_rate(self.optimizer, rate)
         with self._autocast():
             terms: StepTerms = self.objective(prepared.to(self.device))
-        self.accelerator.backward(terms.total)
+        if terms.total.requires_grad:  # a batch may hold nothing for the parts that are trained
+            self.accelerator.backward(terms.total)
+        self.ranks.average_gradients(self.objective.parameters())
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.objective.parameters(), settings.clip))
         # One transfer per step for everything that is written down.
         names = self.objective.columns
         scalars = [terms.total, norm, *(terms.columns[name] for name in names)]
-        values = torch.stack([scalar.detach().double() for scalar in scalars]).tolist()
+        values = self.ranks.mean_of_present(torch.stack([scalar.detach().double() for scalar in scalars])).tolist()
         if not (math.isfinite(values[0]) and math.isfinite(values[1])):
             raise self._diverged(prepared, values[0], values[1])
         self.optimizer.step()
@@ -182,6 +195,10 @@ class _Run:
         self.average.update(self.step)
         self.step += 1
         return {"loss": values[0], "gradient_norm": values[1], "learning_rate": rate, **dict(zip(names, values[2:], strict=True))}
+
+    def _anybody(self, wish: bool) -> bool:
+        # All ranks have to leave the loop after the same step.
+        return (self.ranks.count > 1 and bool(self.ranks.mean(torch.tensor(float(wish))) > 0)) or wish
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
@@ -207,8 +224,8 @@ class _Run:
         )
 
     def _save(self) -> None:
-        self.losses.sync()
-        self.timing.sync()
+        for table in (self.losses, self.timing):
+            table.sync()
         folder = save_checkpoint(
             self.checkpoints,
             step=self.step,
@@ -229,8 +246,7 @@ class _Run:
         self.average.swap()
         self.objective.eval()
         try:
-            folder = self.output / "samples"
-            folder.mkdir(exist_ok=True)
+            (folder := self.output / "samples").mkdir(exist_ok=True)
             self.emit(SamplesMade(self.step, self.sample_page(self.objective.model, self.processor, self.step, folder)))
         finally:
             self.average.swap()

@@ -11,7 +11,7 @@ Axes: I images · C latent channels · h w latent grid · K picture tokens · D 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from mm_interleaved.batch import Batch, NoiseDraw
 from mm_interleaved.data.playground.scene import GROUNDS, Item, Scene
 from mm_interleaved.model.image_decoder import ImageDecoder
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from mm_interleaved.model.objective import autoencoder_loss, classification_loss
+from mm_interleaved.model.objective import autoencoder_loss, classification_loss, document_loss
 from mm_interleaved.processing.images import stack_pixels
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.feed import VALIDATION_START, Corpus, generator, key
@@ -65,6 +65,8 @@ class Objective(nn.Module):
     """Base: the model, and heads of its own for some objectives."""
 
     columns: tuple[str, ...]
+    mean_over_ranks: Callable[[Tensor], Tensor] = staticmethod(lambda value: value)
+    """Mean of a count over all processes (`ranks.Ranks.mean`)."""
 
     def __init__(self, model: MMInterleavedForConditionalGeneration) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class DocumentBatch:
 class Documents(Objective):
     """Next word and next picture."""
 
-    columns = ("text_loss", "image_loss")
+    columns: tuple[str, ...] = ("text_loss", "image_loss")
 
     def __init__(self, model: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor) -> None:
         super().__init__(model)
@@ -128,12 +130,20 @@ class Documents(Objective):
     def forward(self, prepared: DocumentBatch) -> StepTerms:
         output = self.model.forward_batch(prepared.batch, prepared.draw)
         terms = output.terms
+        assert terms is not None  # forward_batch always gives them
         nothing = torch.full_like(terms.total, torch.nan)
         columns = {
             "text_loss": torch.where(terms.text_count > 0, terms.text, nothing),
             "image_loss": torch.where(terms.image_count > 0, terms.image, nothing),
         }
-        return StepTerms(terms.total, columns)
+        config = self.model.config
+        total = document_loss(
+            text=(terms.text_sum, self.mean_over_ranks(terms.text_count)),
+            image=(terms.image_sum, self.mean_over_ranks(terms.image_count)),
+            text_loss_weight=config.text_loss_weight,
+            image_loss_weight=config.image_loss_weight,
+        ).total
+        return StepTerms(total, columns)
 
 
 class WordsOnly(Documents):
@@ -153,27 +163,34 @@ class WordsOnly(Documents):
 
 @dataclass(frozen=True)
 class PictureBatch:
-    """Pictures, and what one objective needs beside them."""
+    """Pictures for the autoencoder."""
 
     pixels: Float[Tensor, "I 3 H W"]
     """In [0, 1]."""
-    posterior: Float[Tensor, "I C h w"] | None = None
-    """Standard normal numbers of the autoencoder's posterior."""
-    targets: dict[str, Int[Tensor, " I"]] | None = None
-    """Right class of each head."""
-    present: dict[str, Bool[Tensor, " I"]] | None = None
-    """False where a head's question makes no sense for the picture."""
-    centre: Float[Tensor, "I 2"] | None = None
-    """(x, y) of one item of each picture, fractions of its side."""
+    posterior: Float[Tensor, "I C h w"]
+    """Standard normal numbers of the posterior."""
 
     def to(self, device: torch.device) -> PictureBatch:
-        def moved(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: tensor.to(device) for name, tensor in value.items()}
-            return None if value is None else value.to(device)
+        return PictureBatch(self.pixels.to(device), self.posterior.to(device))
 
-        own = (self.pixels, self.posterior, self.targets, self.present, self.centre)
-        return PictureBatch(*(moved(value) for value in own))
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Pictures and what is in them."""
+
+    pixels: Float[Tensor, "I 3 H W"]
+    """In [0, 1]."""
+    targets: dict[str, Int[Tensor, " I"]]
+    """Right class of each head."""
+    present: dict[str, Bool[Tensor, " I"]]
+    """False where a head's question makes no sense for the picture."""
+    centre: Float[Tensor, "I 2"]
+    """(x, y) of one item of each picture, fractions of its side."""
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        targets = {name: value.to(device) for name, value in self.targets.items()}
+        present = {name: value.to(device) for name, value in self.present.items()}
+        return LabelledBatch(self.pixels.to(device), targets, present, self.centre.to(device))
 
 
 class Autoencoder(Objective):
@@ -214,14 +231,15 @@ class Autoencoder(Objective):
             squared_error = (reconstructed.clamp(0, 1) - prepared.pixels).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
             psnr.append(-10 * squared_error.log10())
         values = torch.cat(latents).double()
+        scale = 1 / values.std().item()
         statistics = {
             "latents_mean": values.mean(dim=(0, 2, 3)).tolist(),
             "latents_std": values.std(dim=(0, 2, 3)).tolist(),
-            "scaling_factor": 1 / values.std().item(),
+            "scaling_factor": scale,
         }
         self.model.image_decoder.vae.register_to_config(**statistics)
         self.model.config.image_decoder["vae"].update(statistics)
-        return {"validation_psnr": torch.cat(psnr).mean().item(), "scaling_factor": statistics["scaling_factor"]}
+        return {"validation_psnr": torch.cat(psnr).mean().item(), "scaling_factor": scale}
 
 
 class Vision(Objective):
@@ -250,7 +268,7 @@ class Vision(Objective):
         shares = [f"{part}_{name}_right" for part in ("tokens", "maps") for name in whole]
         self.columns = (*shares, "cells_right", "at_item_item_thing_right", "at_item_item_style_right")
 
-    def prepare(self, corpus: Corpus, indices: Sequence[int]) -> PictureBatch:
+    def prepare(self, corpus: Corpus, indices: Sequence[int]) -> LabelledBatch:
         arrays, labels, centres = [], [], []
         for index in indices:
             array, scene = _one_picture(corpus, index)
@@ -261,10 +279,10 @@ class Vision(Objective):
         names = (*labels[0],)
         targets = {name: torch.tensor([entry[name] if entry[name] is not None else 0 for entry in labels]) for name in names}
         present = {name: torch.tensor([entry[name] is not None for entry in labels]) for name in names}
-        pixels = stack_pixels(arrays, self.model.config.vision_config.image_size)
-        return PictureBatch(pixels, None, targets, present, torch.tensor(centres, dtype=torch.float32))
+        pixels = stack_pixels(arrays, self.model.config.image_side)
+        return LabelledBatch(pixels, targets, present, torch.tensor(centres, dtype=torch.float32))
 
-    def forward(self, prepared: PictureBatch) -> StepTerms:
+    def forward(self, prepared: LabelledBatch) -> StepTerms:
         features = self.model.visual_tokenizer(prepared.pixels)
         tokens = features.tokens.float().flatten(1)
         pooled = torch.cat([level.float().mean(dim=(2, 3)) for level in features.maps], dim=1)
@@ -281,15 +299,6 @@ class Vision(Objective):
         return StepTerms(torch.stack(losses).sum(), columns)
 
 
-def make_objective(name: str, model: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, corpus: Corpus) -> Objective:
-    """The objective of a recipe."""
-    if name == "autoencoder":
-        return Autoencoder(model)
-    if name == "vision":
-        return Vision(model, corpus)
-    return Documents(model, processor) if name == "documents" else WordsOnly(model, processor)
-
-
 class TrainedNames(nn.Module):
     """The objective's parameters under the model's own names: `visual_tokenizer.…`, and `heads.…` beside them."""
 
@@ -300,7 +309,7 @@ class TrainedNames(nn.Module):
         for name, parameter in objective.model.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         if hasattr(objective, "heads"):
-            self.add_module("heads", objective.heads)
+            self.add_module("heads", objective.get_submodule("heads"))
 
 
 def tensors_of(prepared: Any, prefix: str = "") -> list[tuple[str, Tensor]]:

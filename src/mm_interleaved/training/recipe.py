@@ -20,6 +20,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
+from mm_interleaved.checkpoint.native import read_config
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import (
     AdapterConfig,
@@ -99,7 +100,7 @@ class GroupRecipe(_Section):
 
 
 DEFAULT_GROUPS = (
-    GroupRecipe(match="*.gate", weight_decay=0.0),
+    GroupRecipe(match="*.gate", learning_rate_factor=1.0, weight_decay=0.0),
     GroupRecipe(match="*offsets*", learning_rate_factor=0.1, weight_decay=0.0),
 )
 """Gates do not decay; sampling offsets learn ten times slower and do not decay (spec §6.1)."""
@@ -134,7 +135,7 @@ class TrainingRecipe(_Section):
     """Exceptions by parameter name."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the running average of weights, reached through a warm-up (`optim.ema_decay_at`)."""
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    mixed_precision: Literal["auto", "float32", "bf16"] = "auto"
     """`auto` is bf16 where the machine computes it natively."""
     final_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of `final/`."""
@@ -159,11 +160,11 @@ class Recipe(_Section):
     """YAML file of `MMInterleavedConfig` fields, or a folder with a model of ours to continue from."""
     model_changes: dict[str, Any] = {}
     """Fields of the model that differ from `model`."""
-    objective: Literal["documents", "words", "autoencoder", "vision"]
+    objective: Literal["documents", "words", "concepts", "autoencoder", "vision"]
     """What is learnt: next word and next picture; next word alone; pictures through the autoencoder; what is in a picture."""
     data: DataRecipe
     training: TrainingRecipe
-    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    tokenizer: TokenizerRecipe = TokenizerRecipe()  # type: ignore[call-arg]  # all fields have defaults
     init: tuple[InitRecipe, ...] = ()
     trainable: tuple[str, ...] = ("*",)
     """Glob patterns of trained parameters; everything else is frozen. A pattern that begins with `!` excludes again."""
@@ -200,18 +201,16 @@ def read_model_config(recipe: Recipe) -> MMInterleavedConfig:
 
     Raises:
         ConfigError: the file is missing, or a field of it is unknown.
+        CheckpointError: the folder holds no model of ours.
     """
     path = Path(recipe.model)
     if path.is_dir():
-        config = MMInterleavedConfig.from_pretrained(path).to_dict()
-        values = {key: config[key] for key in inspect.signature(MMInterleavedConfig.__init__).parameters if key in config}
-    else:
-        values = _read_yaml(path)
-    values = merged(values, recipe.model_changes)
+        if recipe.model_changes:
+            raise ConfigError(f"model_changes: {path} is a trained model; it cannot be changed.")
+        return read_config(path)
+    values = merged(_read_yaml(path), recipe.model_changes)
     _check_model_fields(values, where=str(path))
-    values.setdefault("text_config", {})
-    if not path.is_dir() and "vocab_size" not in values["text_config"]:
-        values["text_config"]["vocab_size"] = recipe.tokenizer.vocabulary
+    values.setdefault("text_config", {}).setdefault("vocab_size", recipe.tokenizer.vocabulary)
     return MMInterleavedConfig(**values)
 
 
@@ -305,7 +304,7 @@ def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], *, pref
         annotation = known[key]
         if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
             _refuse_unknown(value, annotation, prefix=f"{prefix}{key}.", where=where)
-        items = {"init": InitRecipe, "groups": GroupRecipe}.get(str(key))
+        items: type[BaseModel] | None = {"init": InitRecipe, "groups": GroupRecipe}.get(str(key))  # type: ignore[assignment]
         if items is not None and isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 if isinstance(item, Mapping):
@@ -326,10 +325,10 @@ def _check_model_fields(values: Mapping[str, Any], *, where: str) -> None:
     records = (("adapter", AdapterConfig), ("resampler", ResamplerConfig), ("mmfs", MMFSConfig), ("behaviour", Behaviour))
     for name, record in (*records, ("image_decoder", ImageDecoderConfig)):
         check(values.get(name), [field.name for field in fields(record)], f"{name}.")
-    for name, record in (("resampler", ResamplerConfig), ("mmfs", MMFSConfig), ("noise", NoiseConfig)):
-        check(decoder.get(name), [field.name for field in fields(record)], f"image_decoder.{name}.")
-    for name, upstream in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        check(decoder.get(name), list(inspect.signature(upstream.__init__).parameters), f"image_decoder.{name}.")
+    for name, part in (("resampler", ResamplerConfig), ("mmfs", MMFSConfig), ("noise", NoiseConfig)):
+        check(decoder.get(name), [field.name for field in fields(part)], f"image_decoder.{name}.")
+    for name, module in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        check(decoder.get(name), list(inspect.signature(module.__init__).parameters), f"image_decoder.{name}.")
 
 
 def _unknown(path: str, key: str, known: Any, where: str) -> ConfigError:

@@ -147,7 +147,7 @@ def _components(mask: np.ndarray) -> list[tuple[tuple[int, int, int, int], int]]
     """Eight-connected parts as (box, area). Plain breadth-first search: pictures are small and scipy is no dependency."""
     left = mask.copy()
     found = []
-    for top, start in zip(*np.nonzero(mask)):
+    for top, start in zip(*np.nonzero(mask), strict=False):
         if not left[top, start]:
             continue
         left[top, start] = False

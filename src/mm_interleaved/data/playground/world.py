@@ -161,7 +161,10 @@ def choose(random: np.random.Generator, options: Sequence[Member]) -> Member:
 
 
 def _fraction(*names: str) -> float:
-    """A number in [0, 1) that depends on the names only. The salt is fixed: it names one division of the corpus (2: 8 % of the pairs at 120 things, 8 to 11 of them in each style)."""
+    """A number in [0, 1) that depends on the names only.
+
+    The salt is fixed: it names one division of the corpus (2: 8 % of the pairs at 120 things, 8 to 11 of them in each style).
+    """
     digest = hashlib.blake2b("/".join(("mm-interleaved held-out 2", *names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

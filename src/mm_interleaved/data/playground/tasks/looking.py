@@ -49,12 +49,15 @@ def caption(world: World, random: np.random.Generator, side: int) -> Sample:
     count = 1 if world.config.centred_only or world.config.max_items < 2 or random.random() < 0.5 else 2
     first = world.draw_pair(random)
     if count == 1:
-        pairs = (first,)
+        pairs: tuple[tuple[int, int], ...] = (first,)
         scene = _single(world, first, ground, random)
         template = wording.CAPTION_ONE[language]
     else:
         pairs = (first, world.draw_pair(random, without=(first[0],)))
-        scene = Scene(ground=ground, items=tuple(world.place(pair, *centre, HALF_SIZE, random) for pair, centre in zip(pairs, (LEFT, RIGHT))))
+        scene = Scene(
+            ground=ground,
+            items=tuple(world.place(pair, *centre, HALF_SIZE, random) for pair, centre in zip(pairs, (LEFT, RIGHT), strict=False)),
+        )
         template = wording.CAPTION_TWO[language]
     named = [_styled(world, pair, language) for pair in pairs]
     text = template.format(styled=named[0], other=named[-1], ground=wording.ground_word(ground, language))
@@ -152,8 +155,13 @@ def _is_there(world: World, random: np.random.Generator, language: Language) -> 
     pairs = _different(world, random, count + 1)
     asked, shown = (pairs[0], pairs[:count]) if present else (pairs[0], pairs[1:])
     corners = random.permutation(4)[:count]
-    items = tuple(world.place(pair, *QUARTERS[corner], QUARTER_SIZE, random) for pair, corner in zip(shown, corners))
-    return Scene(ground=world.draw_ground(random), items=items), wording.YES_NO["is_there"][present][wording.number_of(language)], 2, (asked[0],)
+    items = tuple(world.place(pair, *QUARTERS[corner], QUARTER_SIZE, random) for pair, corner in zip(shown, corners, strict=False))
+    return (
+        Scene(ground=world.draw_ground(random), items=items),
+        wording.YES_NO["is_there"][present][wording.number_of(language)],
+        2,
+        (asked[0],),
+    )
 
 
 def _what_left(world: World, random: np.random.Generator, language: Language) -> Posed:
@@ -182,7 +190,7 @@ def _which_larger(world: World, random: np.random.Generator, language: Language)
     larger, smaller = _different(world, random, 2)
     sized = [(larger, 0.44), (smaller, 0.26)]
     places = (LEFT, RIGHT) if random.integers(2) else (RIGHT, LEFT)
-    items = tuple(world.place(pair, *place, size, random) for (pair, size), place in zip(sized, places))
+    items = tuple(world.place(pair, *place, size, random) for (pair, size), place in zip(sized, places, strict=False))
     named = (larger[0], smaller[0]) if random.integers(2) else (smaller[0], larger[0])
     return Scene(ground=world.draw_ground(random), items=items), wording.the(world.pack.things[larger[0]], language), 2, named
 
@@ -239,7 +247,7 @@ def _single(world: World, pair: Pair, ground: int, random: np.random.Generator) 
 
 
 def _two(world: World, pairs: list[Pair], centres: tuple[tuple[float, float], ...], random: np.random.Generator) -> Scene:
-    items = tuple(world.place(pair, *centre, HALF_SIZE, random) for pair, centre in zip(pairs, centres))
+    items = tuple(world.place(pair, *centre, HALF_SIZE, random) for pair, centre in zip(pairs, centres, strict=False))
     return Scene(ground=world.draw_ground(random), items=items)
 
 

@@ -59,8 +59,13 @@ VEHICLES_TO = {
     "factory": ("truck", "train", "scooter"),
     "moon": ("rocket", "flying_saucer"),
 }
-TRAVELLERS = ("dog", "cat", "camel", "elephant", "penguin", "frog", "horse", "cow", "pig", "rabbit", "mouse", "monkey", "panda", "koala",
-              "tiger", "lion", "fox", "bear", "giraffe", "zebra", "turtle", "owl", "duck", "rooster", "hedgehog", "squirrel", "deer", "sheep")  # fmt: skip
+# fmt: off
+TRAVELLERS = (
+    "dog", "cat", "camel", "elephant", "penguin", "frog", "horse", "cow", "pig", "rabbit", "mouse", "monkey", "panda",
+    "koala", "tiger", "lion", "fox", "bear", "giraffe", "zebra", "turtle", "owl", "duck", "rooster", "hedgehog", "squirrel",
+    "deer", "sheep",
+)
+# fmt: on
 """Animals that may ride, play music and have friends: those that live on land."""
 ONLY_ONE = ("moon",)
 """Goals that the world has only one of: always "the"."""
@@ -145,7 +150,7 @@ def story(world: World, random: np.random.Generator, side: int) -> Sample:
     seconds = ((cast.goal, early), (cast.other, 0.4), (cast.goal, late))
     scenes = [_panel(world, cast, ground, second, size, random) for second, size in seconds]
     segments: list[Segment] = [texts[0]]
-    for text, scene in zip(texts[1:], scenes):
+    for text, scene in zip(texts[1:], scenes, strict=False):
         segments += [text, compose(scene, world.pack, side)]
     name = [thing.id for thing in world.pack.things]
     truth = {

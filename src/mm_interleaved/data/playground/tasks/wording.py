@@ -35,7 +35,7 @@ def number_of(language: Language) -> int:
 
 
 def one(thing: Thing, language: Language, style: Style | None = None) -> str:
-    """"a camel", "a 3D camel" · 一头骆驼, 一头立体风格的骆驼."""
+    """ "a camel", "a 3D camel" · 一头骆驼, 一头立体风格的骆驼."""
     if language == "zh":
         return f"一{thing.measure_zh}" + (f"{style.word_zh}风格的" if style else "") + thing.name_zh
     if style is None:
@@ -44,17 +44,17 @@ def one(thing: Thing, language: Language, style: Style | None = None) -> str:
 
 
 def the(thing: Thing, language: Language) -> str:
-    """"the camel" · 骆驼."""
+    """ "the camel" · 骆驼."""
     return thing.name_zh if language == "zh" else f"the {thing.name_en}"
 
 
 def style_word(style: Style, language: Language) -> str:
-    """"flat" · 扁平."""
+    """ "flat" · 扁平."""
     return style.word_zh if language == "zh" else style.word_en
 
 
 def ground_word(ground: int, language: Language) -> str:
-    """"white" · 白色."""
+    """ "white" · 白色."""
     return GROUNDS[ground].word_zh if language == "zh" else GROUNDS[ground].word_en
 
 
@@ -89,7 +89,8 @@ ANSWER = {"en": " {answer}.", "zh": "{answer}。"}
 
 
 def words(pack: Pack | None = None) -> frozenset[str]:
-    """All words that the playground's texts use: English words in lower case, Chinese names, styles and colours whole.
+    """All words that the playground's texts use: English words in lower case, Chinese names, styles and colours whole, and every
+    single Chinese character of the sentences around them.
 
     Args:
         pack: whose names to include; None means the pack in the box.
@@ -112,6 +113,8 @@ def words(pack: Pack | None = None) -> frozenset[str]:
     captions = (CAPTION_PROMPTS, CAPTION_ONE, CAPTION_TWO)
     tables = (PLACES, NUMBERS, YES_NO, captions, PICTURE_PROMPTS, STYLE_PROMPTS, QUESTION, ANSWER)
     english += _strings((tables, looking.QUESTIONS, stories.PLOTS))
+    measures = [thing.measure_zh for thing in pack.things]
+    chinese.update(character for text in (*english, *measures) for character in re.findall(r"[\u4e00-\u9fff]", text))
     found = {word for text in english for word in re.findall(r"[a-z0-9]+(?:-[a-z]+)?", re.sub(r"\{\w+\}", " ", text.lower()))}
     return frozenset(found | chinese)
 

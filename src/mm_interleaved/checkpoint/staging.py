@@ -1,0 +1,168 @@
+"""A folder that is written in many steps and appears when it is complete.
+
+Until then it lies beside its place as `.NAME.unfinished`. A run that was killed leaves it, and the next one goes on behind the last
+finished file if it would write the same; after an error it is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mm_interleaved.checkpoint.shards import sha256_of
+from mm_interleaved.errors import CheckpointError, StorageError
+
+CHECKSUMS_FILE = "SHA256SUMS"
+"""In the format of `sha256sum --check`."""
+
+_PLAN_FILE = ".plan.json"
+_DONE_FILE = ".done.json"
+_LOCK_FILE = ".lock"
+
+_SPARE_BYTES = 64 * 2**20
+"""Left free on the disk, for everything besides weights."""
+
+
+class Staging:
+    """The unfinished folder; its files are made one by one."""
+
+    def __init__(self, folder: Path, done: dict[str, str]) -> None:
+        self.folder = folder
+        """Where files are written for now."""
+        self.done = done
+        """Finished files and their SHA-256."""
+        self.kept: list[str] = []
+        """Files that an earlier run had finished."""
+
+    def make(self, name: str, write: Callable[[Path], None]) -> None:
+        """Writes one file, unless it stands there already with the right checksum."""
+        path = self.folder / name
+        if name in self.done and path.is_file() and sha256_of(path) == self.done[name]:
+            self.kept.append(name)
+            return
+        write(path)
+        sync(path)
+        self.done[name] = sha256_of(path)
+        _write_json(self.folder / _DONE_FILE, self.done)
+
+
+@contextmanager
+def staged(folder: Path, plan: Mapping[str, Any], *, size: int) -> Iterator[Staging]:
+    """Hands out an unfinished folder, and gives it its name at the end.
+
+    Args:
+        folder: must not exist, or be empty.
+        plan: what is written, as JSON; an unfinished folder of another plan is thrown away.
+        size: bytes that will be written, to see early that the disk is too small.
+
+    Raises:
+        StorageError: the folder exists, another process writes it, or the disk is full.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise StorageError(f"{folder} exists already; choose another folder, or remove it.")
+    partial = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with (partial / _LOCK_FILE).open("w") as lock:
+            _lock(lock.fileno(), folder)
+            try:
+                staging = _open(partial, json.loads(json.dumps(plan)))
+                _check_space(folder, size - sum((partial / name).stat().st_size for name in staging.done if (partial / name).is_file()))
+                yield staging
+                lines = [f"{digest}  {name}\n" for name, digest in sorted(staging.done.items())]
+                (partial / CHECKSUMS_FILE).write_text("".join(lines), encoding="utf-8")
+                sync(partial / CHECKSUMS_FILE)
+                for name in (_PLAN_FILE, _DONE_FILE, _LOCK_FILE):
+                    (partial / name).unlink(missing_ok=True)
+                if folder.exists():
+                    folder.rmdir()
+                partial.rename(folder)
+                sync(folder.parent)
+            except Exception:
+                # What failed would fail again, and a half of a large model fills the disk. A killed run comes by another way.
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "file write failed" in str(error)
+        if isinstance(error, RuntimeError) and not full:
+            raise
+        advice = "the disk is full; free space" if full else "check that the folder can be written"
+        raise StorageError(f"{folder} cannot be written ({error}): {advice}. Nothing was left behind.") from error
+
+
+def check_sums(folder: Path, names: tuple[str, ...]) -> bool:
+    """Compares weight files with the folder's checksums.
+
+    Args:
+        names: the files that are looked at.
+
+    Returns:
+        False where the folder has no checksums.
+
+    Raises:
+        CheckpointError: a file has changed since it was written.
+    """
+    path = folder / CHECKSUMS_FILE
+    if not path.is_file():
+        return False
+    expected = {line[66:].strip(): line[:64] for line in path.read_text(encoding="utf-8").splitlines()}
+    for name in names:
+        if name in expected and sha256_of(folder / name) != expected[name]:
+            raise CheckpointError(
+                f"{folder / name} is not the file that {CHECKSUMS_FILE} names; copy it again, or remove {CHECKSUMS_FILE} if you changed it."
+            )
+    return True
+
+
+def sync(path: Path) -> None:
+    """Waits until the disk has a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open(partial: Path, plan: dict[str, Any]) -> Staging:
+    if _read_json(partial / _PLAN_FILE) != plan:
+        for path in partial.iterdir():
+            if path.name != _LOCK_FILE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _write_json(partial / _PLAN_FILE, plan)
+    done = _read_json(partial / _DONE_FILE)
+    return Staging(partial, done if isinstance(done, dict) else {})
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise StorageError(f"{folder} is being written by another process; wait for it, or choose another folder.") from None
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed + _SPARE_BYTES:
+        raise StorageError(
+            f"{folder}: {needed / 2**30:.2f} GiB would be written, but the disk is full: {free / 2**30:.2f} GiB are free; free space."
+        )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # an unfinished folder is no input: what cannot be read is made again
+
+
+def _write_json(path: Path, values: Any) -> None:
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(values), encoding="utf-8")
+    fresh.replace(path)

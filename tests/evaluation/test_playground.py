@@ -1,0 +1,84 @@
+"""Whole evaluations of the tiny model."""
+
+import json
+
+import pytest
+
+from mm_interleaved.data.playground.tasks import sample
+from mm_interleaved.errors import ConfigError
+from mm_interleaved.evaluation.making import GREY, blinded
+from mm_interleaved.evaluation.playground import evaluate, world_of
+from tests.evaluation.conftest import WORLD
+
+QUICK = {"steps": 1, "guidance": 1.0, "count": 2}
+
+
+def test_all_tasks_are_measured(eager_model, tmp_path):
+    report = evaluate(eager_model, WORLD, tmp_path, **QUICK)
+    assert json.loads((tmp_path / "results.json").read_text("utf-8")) == report
+    main = {row["task"]: row for row in report["results"] if row["main"]}
+    assert set(main) == {"caption", "question", "picture", "style", "story"}
+    for row in report["results"]:
+        assert 0 <= row["low"] <= row["score"] <= row["high"] <= 1
+        assert row["n"] in (1, 2)
+        assert row["split"] == "train"
+    assert all(row["blind"] is not None for row in main.values())
+    assert next(row for row in report["results"] if row["metric"] == "drawn")["score"] == 1.0
+    page = (tmp_path / "sheet.html").read_text("utf-8")
+    assert page.count('alt="generated"') >= 4
+    assert "http" not in page
+
+
+def test_a_resumed_evaluation_gives_the_same_results(model, tmp_path):
+    options = {**QUICK, "count": 3, "tasks": ("question", "caption")}
+    whole = evaluate(model, WORLD, tmp_path / "whole", **options)
+    lines = (tmp_path / "whole" / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    half = tmp_path / "half" / "samples.jsonl"
+    half.parent.mkdir()
+    half.write_bytes(b"".join(lines[:3]) + lines[3][:20])  # killed while it wrote its third sample
+    told = []
+    resumed = evaluate(model, WORLD, half.parent, told=lambda *event: told.append(event), **options)
+    assert resumed["results"] == whole["results"]
+    assert half.read_bytes().startswith(b"".join(lines[:3]))
+    assert len(half.read_bytes().splitlines()) == len(lines)
+    assert told[-1][1:] == (6, 6)
+
+
+def test_finished_samples_are_not_made_again(model, tmp_path, monkeypatch):
+    options = {**QUICK, "tasks": ("question",)}
+    first = evaluate(model, WORLD, tmp_path, **options)
+    monkeypatch.setattr(model, "stream", None)
+    assert evaluate(model, WORLD, tmp_path, **options) == first
+
+
+def test_a_folder_with_other_settings_is_refused(model, tmp_path):
+    options = {**QUICK, "tasks": ("question",), "count": 1}
+    evaluate(model, WORLD, tmp_path, **options)
+    with pytest.raises(ConfigError, match="different: seed"):
+        evaluate(model, WORLD, tmp_path, seed=1, **options)
+
+
+def test_an_unknown_task_is_refused(model, tmp_path):
+    with pytest.raises(ConfigError, match="caption"):
+        evaluate(model, WORLD, tmp_path, tasks=("captions",))
+
+
+def test_blind_prompts_keep_their_words_and_lose_their_pictures(world):
+    prompt = sample("style", world, 0, 0, side=16).segments[:2]
+    grey = blinded(prompt)
+    assert grey[1] == prompt[1]
+    assert (grey[0] == GREY).all()
+    assert grey[0].shape == prompt[0].shape
+
+
+def test_the_world_is_the_one_of_training(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: {world: {things: 7, chinese: 0.0}}\n", "utf-8")
+    found = world_of(tmp_path, "test")
+    assert (found.things, found.chinese, found.split) == (7, 0.0, "test")
+    assert world_of(None, "train").split == "train"
+
+
+def test_a_world_of_another_version_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: {world: {moons: 7}}\n", "utf-8")
+    with pytest.raises(ConfigError, match="moons"):
+        world_of(tmp_path, "test")
