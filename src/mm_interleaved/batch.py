@@ -177,12 +177,12 @@ class LossTerms(_Record):
     @property
     def text(self) -> Float[Tensor, ""]:
         """Mean cross entropy per trained target, nats; 0 where there is none."""
-        return self.text_sum / self.text_count.clamp(min=1)
+        return self.text_sum / torch.where(self.text_count > 0, self.text_count, 1.0)  # a mean count over ranks may lie below 1
 
     @property
     def image(self) -> Float[Tensor, ""]:
         """Mean squared error per counted image; 0 where there is none."""
-        return self.image_sum / self.image_count.clamp(min=1)
+        return self.image_sum / torch.where(self.image_count > 0, self.image_count, 1.0)  # a mean count over ranks may lie below 1
 
 
 @dataclass

@@ -131,19 +131,20 @@ class Documents(Objective):
         output = self.model.forward_batch(prepared.batch, prepared.draw)
         terms = output.terms
         assert terms is not None  # forward_batch always gives them
-        nothing = torch.full_like(terms.total, torch.nan)
-        columns = {
-            "text_loss": torch.where(terms.text_count > 0, terms.text, nothing),
-            "image_loss": torch.where(terms.image_count > 0, terms.image, nothing),
-        }
         config = self.model.config
-        total = document_loss(
+        # Divided by the mean counts of all ranks, so that the mean over ranks, of the total and of the columns alike, is the batch's.
+        found = document_loss(
             text=(terms.text_sum, self.mean_over_ranks(terms.text_count)),
             image=(terms.image_sum, self.mean_over_ranks(terms.image_count)),
             text_loss_weight=config.text_loss_weight,
             image_loss_weight=config.image_loss_weight,
-        ).total
-        return StepTerms(total, columns)
+        )
+        nothing = torch.full_like(found.total, torch.nan)
+        columns = {
+            "text_loss": torch.where(found.text_count > 0, found.text, nothing),
+            "image_loss": torch.where(found.image_count > 0, found.image, nothing),
+        }
+        return StepTerms(found.total, columns)
 
 
 class WordsOnly(Documents):
