@@ -260,7 +260,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                _sync(file)
+                sync(file)
         partial.chmod(0o777 & ~_umask())
         old = partial.with_name(partial.name + ".old")
         if folder.exists():
@@ -272,7 +272,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
                 old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         advice = "the disk is full; free space" if full else "check that the folder can be written"
@@ -282,7 +282,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until the disk has a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

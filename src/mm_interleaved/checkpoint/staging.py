@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mm_interleaved.checkpoint.native import sync
 from mm_interleaved.checkpoint.shards import sha256_of
 from mm_interleaved.errors import CheckpointError, StorageError
 
@@ -119,15 +119,6 @@ def check_sums(folder: Path, names: tuple[str, ...]) -> bool:
                 f"{folder / name} is not the file that {CHECKSUMS_FILE} names; copy it again, or remove {CHECKSUMS_FILE} if you changed it."
             )
     return True
-
-
-def sync(path: Path) -> None:
-    """Waits until the disk has a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _open(partial: Path, plan: dict[str, Any]) -> Staging:

@@ -5,7 +5,7 @@ language model and the context resampler learn to say the same vector from the c
 words alone are the condition.
 
 Why: painted from words alone from the start, twelve known pictures were not told apart after 3,800 samples, because new hidden states
-of different captions are nearly the same; from vectors, they were right after 1,300 (docs/log.md).
+of different captions are nearly the same; from vectors, they were after 1,300 (docs/log.md).
 
 Axes: K painted images · W width of a condition token.
 """
@@ -63,8 +63,9 @@ class Concepts(Documents):
         self.heads = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
 
     def prepare(self, corpus: Corpus, indices: Sequence[int]) -> ConceptBatch:  # type: ignore[override]
-        documents = super().prepare(corpus, indices)
-        scenes = [corpus.sample(index).truth["scenes"][-1] for index in indices]
+        samples = [corpus.sample(index) for index in indices]
+        documents = self.batch(samples, corpus, indices)
+        scenes = [sample.truth["scenes"][-1] for sample in samples]
         concepts = [(scene["items"][0]["thing"], scene["items"][0]["style"], scene["ground"]) for scene in scenes]
         return ConceptBatch(documents.batch, documents.draw, torch.tensor(concepts))
 

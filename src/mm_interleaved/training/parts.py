@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from mm_interleaved.batch import Batch, NoiseDraw
 from mm_interleaved.data.playground.scene import GROUNDS, Item, Scene
+from mm_interleaved.data.playground.tasks import Sample
 from mm_interleaved.model.image_decoder import ImageDecoder
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.model.objective import autoencoder_loss, classification_loss, document_loss
@@ -102,7 +103,10 @@ class Documents(Objective):
         self._processor = processor
 
     def prepare(self, corpus: Corpus, indices: Sequence[int]) -> DocumentBatch:
-        samples = [corpus.sample(index) for index in indices]
+        return self.batch([corpus.sample(index) for index in indices], corpus, indices)
+
+    def batch(self, samples: Sequence[Sample], corpus: Corpus, indices: Sequence[int]) -> DocumentBatch:
+        """The batch of samples that are already composed."""
         batch = self._processor.batch(
             [sample.segments for sample in samples],
             prompts=[sample.prompt for sample in samples],

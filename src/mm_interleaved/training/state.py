@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mm_interleaved.checkpoint.native import sync
 from mm_interleaved.checkpoint.rename import check_keys
 from mm_interleaved.errors import CheckpointError, StorageError
 
@@ -149,8 +150,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for path in temporary.rglob("*"):
-            _flush(path)
-        _flush(temporary)
+            sync(path)
+        sync(temporary)
         if target.exists():
             retired = target.parent / f".writing-{target.name}-old-{os.getpid()}"
             target.rename(retired)
@@ -158,7 +159,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(retired, ignore_errors=True)
         else:
             temporary.rename(target)
-        _flush(target.parent)
+        sync(target.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise storage_error(target, error) from error
@@ -198,7 +199,7 @@ def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.nn.Par
 def _write_manifest(folder: Path) -> None:
     entries = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
     for path in folder.iterdir():
-        _flush(path)
+        sync(path)
     (folder / "manifest.json").write_text(json.dumps(entries, indent=2), encoding="utf-8")
 
 
@@ -225,11 +226,3 @@ def _point(link: Path, name: str) -> None:
         temporary.replace(link)
     except OSError:
         return  # a convenience for people; a file system without links loses nothing
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
