@@ -14,7 +14,7 @@ from pathlib import Path
 from mm_interleaved.generation.golden import write_golden
 from mm_interleaved.generation.load import BOX, load
 
-LARGEST = 30 * 2**20
+LARGEST = 30_000_000
 """Bytes of weights: code, pack and weights together have to travel in 64 MiB."""
 
 

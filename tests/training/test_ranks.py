@@ -31,12 +31,13 @@ def rows(folder: Path) -> list[list[float]]:
 
 
 @pytest.mark.slow
-def test_two_processes_repeat_the_losses_of_one(recipe_file, tmp_path):
+@pytest.mark.parametrize("objective", ["documents", "concepts"])
+def test_two_processes_repeat_the_losses_of_one(recipe_file, tmp_path, objective):
     """Per-rank losses are divided by the mean counts of all ranks, so unequal shares of words and pictures do not matter.
 
     Float32 rounding in another order of sums: at most 2e-7 of the loss was measured in six steps.
     """
-    path = str(recipe_file(training={"steps": 4, "batch_size": 4, "save_every": 2}))
+    path = str(recipe_file(objective=objective, training={"steps": 4, "batch_size": 4, "save_every": 2}))
     launch(path, "--set", f"output={tmp_path / 'one'}", processes=1)
     launch(path, "--set", f"output={tmp_path / 'two'}", processes=2)
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):

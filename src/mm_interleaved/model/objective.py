@@ -72,9 +72,9 @@ def autoencoder_loss(
     return error.abs().mean() + error.square().mean() + edges + divergence_weight * divergence
 
 
-def matching_loss(found: Float[Tensor, "K W"], wanted: Float[Tensor, "K W"]) -> Float[Tensor, ""]:
-    """Mean squared difference of two vectors, in float32."""
-    return (found.float() - wanted.float()).square().mean()
+def matching_error(found: Float[Tensor, "K W"], wanted: Float[Tensor, "K W"]) -> Float[Tensor, " K"]:
+    """Squared difference of each two vectors, averaged over their elements, in float32."""
+    return (found.float() - wanted.float()).square().mean(dim=1)
 
 
 def classification_loss(

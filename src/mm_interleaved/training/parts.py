@@ -117,9 +117,7 @@ class Documents(Objective):
     def draw(self, batch: Batch, seed: int, indices: Sequence[int]) -> NoiseDraw:
         """Random numbers of every painted picture, keyed by its sample and its place in it."""
         decoder = self.model.image_decoder
-        rows = batch.image_row.tolist()
-        places = [(rows[image], rows[:image].count(rows[image])) for image in batch.target_image.tolist()]
-        sources = [generator(seed, indices[row], place, "noise") for row, place in places]
+        sources = [generator(seed, indices[row], place, "noise") for row, place in painted_places(batch)]
         shape = latent_shape(decoder)
 
         def normal() -> Tensor:
@@ -332,6 +330,12 @@ def tensors_of(prepared: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
     return found
 
 
+def painted_places(batch: Batch) -> list[tuple[int, int]]:
+    """Row of each painted image and its number among the images of that row."""
+    rows = batch.image_row.tolist()
+    return [(rows[image], rows[:image].count(rows[image])) for image in batch.target_image.tolist()]
+
+
 def latent_shape(decoder: ImageDecoder) -> tuple[int, int, int]:
     """Channels, height and width of the decoder's latents."""
     return decoder.latent_channels, decoder.latent_side, decoder.latent_side
@@ -342,17 +346,18 @@ def _one_picture(corpus: Corpus, index: int) -> tuple[np.ndarray, Scene]:
     sample = corpus.sample(index)
     pictures = [segment for segment in sample.segments if not isinstance(segment, str)]
     chosen = key(corpus.seed, index, "picture") % len(pictures)
-    return pictures[chosen], _scene(sample.truth["scenes"][chosen])
+    return pictures[chosen], scene_of(sample.truth["scenes"][chosen])
 
 
-def _scene(values: dict[str, Any]) -> Scene:
+def scene_of(values: dict[str, Any]) -> Scene:
+    """A scene from a sample's ground truth."""
     return Scene(ground=values["ground"], items=tuple(Item(**item) for item in values["items"]))
 
 
 def _labels(scene: Scene) -> dict[str, int | None]:
     things = {item.thing for item in scene.items}
     styles = {item.style for item in scene.items}
-    cells = [_cell(item.centre_y) * CELLS + _cell(item.centre_x) for item in scene.items]
+    cells = [cell_of(item) for item in scene.items]
     labels: dict[str, int | None] = {
         "thing": things.pop() if len(things) == 1 else None,
         "style": styles.pop() if len(styles) == 1 else None,
@@ -366,8 +371,10 @@ def _labels(scene: Scene) -> dict[str, int | None]:
     return labels
 
 
-def _cell(fraction: float) -> int:
-    return min(CELLS - 1, max(0, int(fraction * CELLS)))
+def cell_of(item: Item) -> int:
+    """Which of the 3 x 3 cells of a picture the middle of a drawing lies in, row by row."""
+    column, row = (min(CELLS - 1, max(0, int(fraction * CELLS))) for fraction in (item.centre_x, item.centre_y))
+    return row * CELLS + column
 
 
 def _heads(width: int, classes: dict[str, int]) -> nn.ModuleDict:

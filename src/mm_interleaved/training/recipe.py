@@ -44,6 +44,10 @@ FREE_ON_RESUME = (
 """Keys that may change between two runs in the same folder; any other change would be another experiment."""
 
 
+PACKAGE = Path(__file__).parents[1]
+"""An installed package holds the project's recipes; one that is not in the current folder is taken from there."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -183,6 +187,8 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         ConfigError: a file is missing or not YAML, a key is unknown, a value is wrong.
     """
     path = Path(path)
+    if not path.is_file() and (PACKAGE / path).is_file():
+        path = PACKAGE / path
     values = _with_base(path, seen=())
     for change in changes:
         _apply(values, change)
