@@ -8,6 +8,7 @@ Registered as a custom operator, so that autograd and `torch.compile` take it as
 Axes: B rows · S cells of all levels · H heads · D head width · Q queries · L levels · G groups of levels that share points · P points.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,10 +74,7 @@ def _kernels() -> Any:
 def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
     numeric = torch.promote_types(values.dtype, torch.float32)
     result = torch.empty(values.shape[0], points_xy.shape[1], *values.shape[2:], dtype=numeric)
-    if values.dtype == torch.bfloat16:
-        table = values.contiguous().view(torch.uint16)
-    else:
-        table = values.to(numeric).contiguous()
+    table = values.contiguous().view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric).contiguous()
     arrays = (table.flatten().numpy(), *_arrays(sides, points_xy, weights, numeric), result.numpy())
     _share_out(_kernels().forward, arrays, pairs=result.shape[0] * result.shape[2], work=4 * weights.numel() * values.shape[3])
     return result.to(values.dtype)
@@ -141,7 +139,7 @@ def _share_out(kernel: Callable[..., None], arrays: tuple[Any, ...], *, pairs: i
         return
     parts = min(pairs, threads * PARTS_PER_THREAD)
     borders = [pairs * part // parts for part in range(parts + 1)]
-    runs = [_pool(os.getpid(), threads).submit(kernel, *arrays, *border) for border in zip(borders, borders[1:], strict=False)]
+    runs = [_pool(os.getpid(), threads).submit(kernel, *arrays, *border) for border in itertools.pairwise(borders)]
     for run in runs:
         run.result()
 

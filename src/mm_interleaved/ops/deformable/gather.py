@@ -168,7 +168,7 @@ class _Taps:
 
 
 def _taps(levels: _Levels, points_xy: Float[Tensor, "B Q H G P 2"], cells: int) -> _Taps:
-    rows, queries, heads, groups, points, _ = points_xy.shape
+    rows, queries, heads = points_xy.shape[:3]
     x_cell, share_x, inside_x = _along(points_xy[..., 0], levels.width)
     y_cell, share_y, inside_y = _along(points_xy[..., 1], levels.height)
     row_start = torch.arange(rows, dtype=torch.int32).view(-1, 1, 1, 1, 1, 1) * cells
