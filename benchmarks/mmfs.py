@@ -1,59 +1,53 @@
-"""MMFS against the published form, in one run: `python benchmarks/mmfs.py` prints one JSON object per case.
+"""MMFS against the published form, in one run: `python benchmarks/mmfs.py` prints one JSON object per case and path.
 
-The published form repeats the query for every image before the square projection, projects the image values at every call, and samples
-level by level; ours projects once and, while decoding or denoising, reuses the projected values. Sizes: 16 heads of 64, 8 points,
-features and queries 1,024 wide. `ratio` > 1 says how many times faster ours is.
+Ours projects the query once and, while decoding or denoising, reuses the projected values; every fast path of this machine is a line
+of its own, and the first one is what runs by itself. Sizes: 16 heads of 64, 8 points, features and queries 1,024 wide. `ratio` > 1
+says how many times faster ours is. `--plot FILE` draws the scaling rows.
 """
 
 from __future__ import annotations
 
-import json
-import time
+import argparse
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from measuring import compare, machine, report
+from published import published_form
 from torch import Tensor
 
 from mm_interleaved.model.configuration import MMFSConfig
-from mm_interleaved.model.mmfs import MMFS, recency
-from mm_interleaved.ops.deformable import reference
+from mm_interleaved.model.mmfs import MMFS
+from mm_interleaved.ops.deformable import BACKENDS, Backend
 
 WIDTH = 1024
 LLM = MMFSConfig(level_sides=(32, 16, 8), base_side=16, heads=16, points=8, value_width=1024)
 UNET = MMFSConfig(level_sides=(64, 32, 16, 8), base_side=64, heads=16, points=8, value_width=1024, offset_init=1.0, max_images=10)
 
 
-def published_form(mmfs: MMFS, query: Tensor, reference_xy: Tensor, features: Tensor, visible: Tensor) -> Tensor:
-    """What the released module computes, step by step."""
-    config = mmfs.config
-    heads, points, levels, images = config.heads, config.points, len(config.level_sides), features.shape[1]
-    rows, queries = query.shape[:2]
-    values = mmfs.project(features)
-    shifted = mmfs.query_projection(query[:, :, None].expand(-1, -1, images, -1)) + mmfs.recency(recency(visible))
-    offsets = mmfs.offsets(shifted).view(rows, queries, images, heads, 1, points, 2)
-    logits = mmfs.attention_weights(shifted).view(rows, queries, images, heads, levels, points + 1)[..., :points]
-    logits = logits.masked_fill(~visible[:, :, :, None, None, None], float("-inf")).permute(0, 1, 3, 2, 4, 5)
-    joint = torch.cat([logits.flatten(3), logits.new_zeros(rows, queries, heads, 1)], dim=-1).softmax(-1)
-    locations = reference_xy[:, :, None, None, None, None] + offsets / config.base_side
-    locations = locations.expand(-1, -1, -1, -1, levels, -1, -1).permute(0, 1, 3, 2, 4, 5, 6).flatten(3, 4)
-    weights = joint[..., :-1].view(rows, queries, heads, images * levels, points)
-    shapes = [(side, side) for side in config.level_sides] * images
-    sampled = reference.deformable_attention(values.flatten(1, 2), shapes, locations, weights)
-    return mmfs.output_projection((sampled + joint[..., -1:] * mmfs.null_value.view(heads, -1)).flatten(2))
+def fast_paths() -> list[Backend]:
+    """Paths of this machine, the preferred one first."""
+    return [name for name, module in BACKENDS.items() if name != "reference" and module.unsupported(torch.zeros(1, 1, 1, 64)) is None]
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Least of several runs; the first is not counted."""
-    run()
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+def work(config: MMFSConfig, *, queries: int, images: int, cached: bool, backward: bool) -> dict[str, float]:
+    """Least floating-point operations and bytes of one call: matrices and samples once, each array once."""
+    cells, levels = sum(side * side for side in config.level_sides), len(config.level_sides)
+    looks = config.heads * config.points * (2 + levels)  # rows of the two small projections that are read
+    inner = config.value_width
+    through_matrix = min(queries * WIDTH + queries * looks, looks * WIDTH + queries * looks) * WIDTH + queries * inner * WIDTH
+    projected = 0 if cached else images * cells * WIDTH * inner
+    samples = 4 * queries * images * levels * config.points * inner
+    floats = 2 * queries * WIDTH + WIDTH * (WIDTH + looks + inner) + images * cells * inner * (1 if cached else 3)
+    factor = 3 if backward else 1  # the gradients of both factors of every product
+    return {"flops": 2.0 * factor * (through_matrix + projected + samples), "bytes_moved": 4.0 * factor * floats}
 
 
-def compare(case: str, config: MMFSConfig, *, queries: int, images: int, cached: bool, backward: bool = False, repeats: int = 3) -> None:
+def paths(
+    config: MMFSConfig, *, queries: int, images: int, cached: bool, backward: bool, stored: torch.dtype
+) -> tuple[Callable[[Backend], Callable[[], Tensor]], Callable[[], Tensor]]:
+    """Ours by backend, and the published form, on the same numbers."""
     torch.manual_seed(0)
     mmfs = MMFS(config, query_width=WIDTH, feature_width=WIDTH)
     torch.nn.init.normal_(mmfs.offsets.weight, std=0.02)  # a new module looks at the same places whatever the query
@@ -62,34 +56,96 @@ def compare(case: str, config: MMFSConfig, *, queries: int, images: int, cached:
     features = torch.randn(1, images, cells, WIDTH, requires_grad=backward)
     centre = torch.full((1, queries, 2), 0.5) if config is LLM else torch.rand(1, queries, 2)
     visible = torch.ones(1, queries, images, dtype=torch.bool)
+    kept = mmfs.project(features).detach().to(stored) if cached else None
 
-    def ours(values: Tensor | None = None) -> Tensor:
-        return mmfs(query, centre, mmfs.project(features) if values is None else values, visible)
+    def ours(backend: Backend) -> Callable[[], Tensor]:
+        return lambda: mmfs(query, centre, mmfs.project(features) if kept is None else kept, visible, backend=backend)
+
+    return ours, lambda: published_form(mmfs, query, centre, features, visible)
+
+
+def measure(
+    case: str,
+    config: MMFSConfig,
+    *,
+    queries: int,
+    images: int,
+    cached: bool = False,
+    backward: bool = False,
+    stored: torch.dtype = torch.float32,
+    repeats: int = 5,
+    only: list[Backend] | None = None,
+) -> list[dict[str, Any]]:
+    sizes = {"queries": queries, "images": images, "cached": cached}
+    ours, published = paths(config, **sizes, backward=backward, stored=stored)
 
     def run(path: Callable[[], Tensor]) -> Callable[[], object]:
         return (lambda: path().sum().backward()) if backward else path
 
+    rows = []
     with torch.set_grad_enabled(backward):
-        kept = mmfs.project(features) if cached else None
-        published = lambda: published_form(mmfs, query, centre, features, visible)  # noqa: E731
-        difference = float((ours(kept) - published()).abs().max())
-        fast, slow = seconds(run(lambda: ours(kept)), repeats), seconds(run(published), repeats)
-    row = {"case": case, "path": "cached" if cached else "cold", "against": "published_form", "seconds": fast, "against_seconds": slow}
-    row |= {
-        "ratio": slow / fast,
-        "largest_difference": difference,
-        "queries": queries,
-        "images": images,
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps({name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}), flush=True)
+        for name in only or fast_paths():
+            difference = float((ours(name)().detach() - published().detach()).abs().max())
+            amount = work(config, **sizes, backward=backward)
+            path = name if stored == torch.float32 else f"{name}_values_{str(stored).removeprefix('torch.')}"
+            row = compare(
+                case,
+                path,
+                run(ours(name)),
+                "published_form",
+                run(published),
+                repeats=repeats,
+                **amount,
+                **sizes,
+                largest_difference=difference,
+            )
+            rows.append(row)
+    return rows
+
+
+def scaling() -> list[dict[str, Any]]:
+    """How the preferred path grows with images and with queries; rows `images` and `queries`."""
+    first = fast_paths()[:1]
+    rows = []
+    for images in (1, 2, 4, 8, 16, 32):
+        rows += measure("images", LLM, queries=128, images=images, cached=True, repeats=3, only=first)
+    for queries in (1, 8, 64, 256, 1024):
+        rows += measure("queries", LLM, queries=queries, images=2, cached=True, repeats=3, only=first)
+    return rows
+
+
+def plot(rows: list[dict[str, Any]], target: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, case, fixed in zip(axes, ("images", "queries"), ("128 queries", "2 images"), strict=True):
+        chosen = [row for row in rows if row["case"] == case]
+        counts = [row[case] for row in chosen]
+        axis.plot(counts, [1000 * row["against_seconds"] for row in chosen], "o-", color="#b0413e", label="published form")
+        axis.plot(counts, [1000 * row["seconds"] for row in chosen], "o-", color="#2f6f8f", label=f"ours ({chosen[0]['path']})")
+        axis.set(xscale="log", yscale="log", xlabel=f"{case} ({fixed})", ylabel="milliseconds per call")
+        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.savefig(target, dpi=150)
 
 
 def main() -> None:
-    compare("llm_forward", LLM, queries=1024, images=4, cached=False)
-    compare("llm_forward_backward", LLM, queries=1024, images=4, cached=False, backward=True, repeats=2)
-    compare("llm_decode_step", LLM, queries=1, images=4, cached=True, repeats=20)
-    compare("unet_forward", UNET, queries=4096, images=1, cached=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", type=Path, help="draw the scaling rows into this file")
+    chosen = parser.parse_args()
+    report(machine())
+    measure("llm_forward", LLM, queries=1024, images=4)
+    measure("llm_forward_backward", LLM, queries=1024, images=4, backward=True, repeats=3)
+    measure("llm_decode_step", LLM, queries=1, images=4, cached=True, repeats=20)
+    measure("llm_decode_step", LLM, queries=1, images=4, cached=True, repeats=20, stored=torch.bfloat16)
+    measure("unet_forward", UNET, queries=4096, images=1, cached=True)
+    rows = scaling()
+    if chosen.plot is not None:
+        plot(rows, chosen.plot)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ SHAPES = {
 FAST = [name for name in BACKENDS if name != "reference"]
 
 
-def inputs(level_shapes, *, rows=2, queries=5, heads=3, width=8, points=4, dtype=torch.float64, seed=0):
+def inputs(level_shapes, *, share=1, rows=2, queries=5, heads=3, width=8, points=4, dtype=torch.float64, seed=0):
     draw = torch.Generator().manual_seed(seed)
     cells = sum(height * side for height, side in level_shapes)
     values = torch.randn(rows, cells, heads, width, generator=draw, dtype=torch.float64).to(dtype)
-    points_xy = torch.rand(rows, queries, heads, len(level_shapes), points, 2, generator=draw, dtype=torch.float64) * 1.6 - 0.3
+    groups = len(level_shapes) // share
+    points_xy = torch.rand(rows, queries, heads, groups, points, 2, generator=draw, dtype=torch.float64) * 1.6 - 0.3
     weights = torch.rand(rows, queries, heads, len(level_shapes), points, generator=draw, dtype=torch.float64).to(dtype)
     return values, points_xy.to(torch.promote_types(dtype, torch.float32)), weights
 
@@ -86,6 +87,19 @@ def test_half_precision_stays_close_to_float64(backend, dtype):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_levels_that_share_points_equal_levels_with_copies_of_them(backend):
+    shapes = SHAPES["three_images"]
+    found, expected = [], []
+    for repeat, results in ((False, found), (True, expected)):
+        values, points_xy, weights = (tensor.requires_grad_() for tensor in inputs(shapes, share=2))
+        points = points_xy.repeat_interleave(2, dim=3) if repeat else points_xy
+        result = deformable_attention(values, shapes, points, weights, backend="reference" if repeat else backend)
+        results += [result, *torch.autograd.grad(result.square().sum(), (values, points_xy, weights))]
+    for ours, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_points_outside_every_map_read_nothing(backend):
     shapes = ((3, 3),)
     values, points_xy, weights = inputs(shapes)
@@ -105,7 +119,14 @@ def test_levels_that_do_not_add_up_are_named():
         deformable_attention(values, ((4, 4),), points_xy, weights)
 
 
+def test_points_for_half_a_level_are_refused():
+    shapes = SHAPES["three_images"]
+    values, points_xy, weights = inputs(shapes)
+    with pytest.raises(ShapeError, match="weights 6 levels and points_xy 4 groups"):
+        deformable_attention(values, shapes, points_xy[:, :, :, :4], weights)
+
+
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     values, points_xy, weights = inputs(((3, 3),))
-    with pytest.raises(BackendError, match="there are gather, reference"):
+    with pytest.raises(BackendError, match="there are compiled, gather, reference"):
         deformable_attention(values, ((3, 3),), points_xy, weights, backend="cuda")

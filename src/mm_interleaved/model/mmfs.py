@@ -2,13 +2,15 @@
 
 Source: arXiv 2401.10208 (Multi-Modal Feature Synchronizer); release `models/utils/ops/modules/mmfs.py`. Deviations: none in
 numbers. The exact cheaper form is used throughout: the query is projected once instead of once per image, the recency embedding
-goes through the two small projections as a table, values are projected once per image by `project` and reused by the caller,
-and the attention sink is a single zero logit per head.
+goes through the two small projections as a table (its row of invisible images holds the mask), with many queries the two projections
+are multiplied first, levels share their points, values are projected once per image by `project` and reused by the caller, and the
+attention sink is a single zero logit per head.
 Axes: B rows · Q queries · N images · S cells of all levels of one image · F feature width · D query width · H heads ·
 L levels · P points (docs/glossary.md).
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from einops import rearrange
@@ -110,12 +112,11 @@ class MMFS(nn.Module):
         images, cells = values.shape[1:3]
         if cells != sum(height * width for height, width in shapes):
             raise ShapeError(f"MMFS: one image has {cells} cells, the levels {tuple(shapes)} have {sum(h * w for h, w in shapes)}.")
-        flat = rearrange(values, "B N S H D -> B (N S) H D")
         sampled = deformable_attention(
-            flat,
+            values.flatten(1, 2),
             list(shapes) * images,
-            rearrange(locations, "B Q H N L P xy -> B Q H (N L) P xy"),
-            rearrange(weights, "B Q H N L P -> B Q H (N L) P"),
+            locations.flatten(3, 4),
+            weights.flatten(3, 4),
             backend=backend,
         )
         joined = sampled + (sink[..., None] * null).to(sampled.dtype)
@@ -129,54 +130,85 @@ class MMFS(nn.Module):
         level_shapes: Sequence[tuple[int, int]] | None = None,
         *,
         literal: bool = False,
-    ) -> tuple[Float[Tensor, "B Q H N L P 2"], Float[Tensor, "B Q H N L P"], Float[Tensor, "B Q H"]]:
-        """Where each query looks, how much each sample weighs, and the weight of the sink; in float32 or finer."""
-        heads, points, levels = self.config.heads, self.config.points, len(self.config.level_sides)
+    ) -> tuple[Float[Tensor, "B Q H N L1 P 2"], Float[Tensor, "B Q H N L P"], Float[Tensor, "B Q H"]]:
+        """Where each query looks, how much each sample weighs, and the weight of the sink; in float32 or finer.
+
+        The levels' axis of the places is 1 where all levels are read at the same place of the picture, else L.
+        """
         images = visible.shape[-1]
-        offsets, logits = self._offsets_and_logits(query, recency(visible), literal=literal)
-        offsets = rearrange(offsets, "B Q N (H P xy) -> B Q H N 1 P xy", H=heads, P=points)
-        logits = rearrange(logits, "B Q N (H L P) -> B Q H N L P", H=heads, L=levels)[..., :points]
-        logits = logits.masked_fill(~visible[:, :, None, :, None, None], float("-inf"))
+        offsets, logits = (self._literal if literal else self._offsets_and_logits)(query, visible)
+        joint = functional.pad(logits.flatten(3), (0, 1)).softmax(dim=-1)  # the sink's logit is 0
+        weights = joint[..., :-1].unflatten(-1, logits.shape[3:])
 
-        joint = torch.cat([logits.flatten(-3), logits.new_zeros(*logits.shape[:3], 1)], dim=-1).softmax(dim=-1)
-        weights = joint[..., :-1].reshape(logits.shape)
-
-        scale = self._offset_scale(self._shapes(level_shapes), offsets)  # L 1 xy
+        scale = self._offset_scale(self._shapes(level_shapes), offsets)  # 1|L 1 xy
         reference = reference_xy if reference_xy.dim() == 4 else reference_xy[:, :, None, :]
         if reference.shape[2] == 1:
             reference = reference[:, :, None, None, :, None, :]  # B Q H N L P
         else:
-            reference = rearrange(reference, "B Q (N L) r -> B Q 1 N L 1 r", N=images, L=levels)
+            reference = rearrange(reference, "B Q (N L) r -> B Q 1 N L 1 r", N=images)
         if reference.shape[-1] == 4:
             # As in Deformable DETR, offsets of a box are shares of half its size, spread over the points.
-            box_scale = scale * scale.new_tensor([(width, height) for height, width in self._shapes(level_shapes)])[:, None, :]
-            shift = offsets * (box_scale * 0.5 / points) * reference[..., 2:]
-        else:
-            shift = offsets * scale
-        return reference[..., :2].to(offsets.dtype) + shift, weights, joint[..., -1]
+            sides = scale.new_tensor([(width, height) for height, width in self._shapes(level_shapes)])[:, None, :]
+            scale = scale * sides * (0.5 / self.config.points) * reference[..., 2:]
+        return reference[..., :2].to(offsets.dtype) + offsets[:, :, :, :, None] * scale, weights, joint[..., -1]
 
-    def _offsets_and_logits(self, query: Tensor, ranks: Tensor, *, literal: bool) -> tuple[Tensor, Tensor]:
-        # (W z + b) once per query plus a row of (W E) per image equals W (z + E[rank]) + b per image (spec §2.10).
+    def _literal(self, query: Tensor, visible: Tensor) -> tuple[Float[Tensor, "B Q H N P 2"], Float[Tensor, "B Q H N L P"]]:
+        """Offsets and logits in the published order of operations, with each projection called as a module."""
         projected = self.query_projection(query)
-        if literal:
-            shifted = projected[:, :, None] + self.recency(ranks).to(projected.dtype)
-            numeric = torch.promote_types(shifted.dtype, torch.float32)
-            return self.offsets(shifted).to(numeric), self.attention_weights(shifted).to(numeric)
-        results = []
-        for linear in (self.offsets, self.attention_weights):
-            per_query = linear(projected)
-            per_rank = functional.linear(self.recency.weight.to(projected.dtype), linear.weight)
-            numeric = torch.promote_types(per_query.dtype, torch.float32)
-            results.append(per_query.to(numeric)[:, :, None] + functional.embedding(ranks, per_rank.to(numeric)))
-        return results[0], results[1]
+        shifted = projected[:, :, None] + self.recency(recency(visible)).to(projected.dtype)
+        numeric = torch.promote_types(shifted.dtype, torch.float32)
+        offsets, logits = self.offsets(shifted).to(numeric), self._read_logits(self.attention_weights(shifted)).to(numeric)
+        offsets, logits = self._by_head(offsets, logits)
+        return offsets, logits.masked_fill(~visible[:, :, None, :, None, None], float("-inf"))
+
+    def _offsets_and_logits(self, query: Tensor, visible: Tensor) -> tuple[Float[Tensor, "B Q H N P 2"], Float[Tensor, "B Q H N L P"]]:
+        """The same, exactly but for rounding: (W z + b) per query plus a row of W E per image is W (z + E[rank]) + b (spec §2.10)."""
+        linears = (self.query_projection, self.offsets, self.attention_weights)
+        if not all(type(linear) is nn.Linear and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears):
+            return self._literal(query, visible)  # an adapter or a quantised weight: only the module knows its product
+        table = self.recency.weight[: visible.shape[2] + 1].to(query.dtype)  # no rank is larger than the number of images
+        offsets, logits = self.offsets, self.attention_weights
+        if query.shape[:2].numel() > offsets.out_features + logits.out_features:
+            # Many queries: W_S W_D costs less than W_D z for each of them, and so does leaving out the logits that are never read.
+            used = self._read_logits(logits.weight.T).T
+            rows = torch.cat([offsets.weight, used])
+            shift = torch.cat([offsets.bias, self._read_logits(logits.bias)])
+            both = functional.linear(query, rows @ self.query_projection.weight, rows @ self.query_projection.bias + shift)
+            per_query = both.split([offsets.out_features, len(used)], dim=-1)
+            per_rank = functional.linear(table, rows).split([offsets.out_features, len(used)], dim=-1)
+        else:
+            projected = self.query_projection(query)
+            per_query = (offsets(projected), self._read_logits(logits(projected)))
+            per_rank = (functional.linear(table, offsets.weight), self._read_logits(functional.linear(table, logits.weight)))
+        numeric = torch.promote_types(query.dtype, torch.float32)
+        hidden_row = functional.pad(per_rank[1][1:].to(numeric), (0, 0, 1, 0), value=float("-inf"))  # rank 0: not visible
+        if visible.stride(1) == 0:
+            visible = visible[:, :1]  # expanded: every query sees the same images, one row of ranks stands for all
+        ranks = recency(visible)
+        summed = (
+            pair[0].to(numeric)[:, :, None] + functional.embedding(ranks, pair[1])
+            for pair in ((per_query[0], per_rank[0].to(numeric)), (per_query[1], hidden_row))
+        )
+        return self._by_head(*summed)
+
+    def _read_logits(self, logits: Float[Tensor, "*any HLP1"]) -> Float[Tensor, "*any HLP"]:
+        """Leaves out the last logit of each level, which nothing reads."""
+        return logits.unflatten(-1, (-1, self.config.points + 1))[..., :-1].flatten(-2)
+
+    def _by_head(self, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        heads, levels = self.config.heads, len(self.config.level_sides)
+        offsets = rearrange(offsets, "B Q N (H P xy) -> B Q H N P xy", H=heads, xy=2)
+        return offsets, rearrange(logits, "B Q N (H L P) -> B Q H N L P", H=heads, L=levels)
 
     def _shapes(self, level_shapes: Sequence[tuple[int, int]] | None) -> Sequence[tuple[int, int]]:
         return level_shapes if level_shapes is not None else [(side, side) for side in self.config.level_sides]
 
     def _offset_scale(self, shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
         # One unit of offset is 1/base_side of the picture while the maps have their configured sides.
-        base = self.config.base_side
+        base = self.config.base_side or 1
         ratios = [
-            (side / base / width, side / base / height) for side, (height, width) in zip(self.config.level_sides, shapes, strict=True)
-        ]  # type: ignore[operator]
-        return torch.tensor(ratios, dtype=like.dtype, device=like.device)[:, None, :]
+            (Fraction(side, base * width), Fraction(side, base * height))
+            for side, (height, width) in zip(self.config.level_sides, shapes, strict=True)
+        ]
+        distinct = ratios[:1] if len(set(ratios)) == 1 else ratios
+        return torch.tensor([[float(x), float(y)] for x, y in distinct], dtype=like.dtype, device=like.device)[:, None, :]

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mm_interleaved.errors import BackendError, ShapeError
-from mm_interleaved.ops.deformable import gather, reference
+from mm_interleaved.ops.deformable import compiled, gather, reference
 
-Backend = Literal["auto", "gather", "reference"]
+Backend = Literal["auto", "compiled", "gather", "reference"]
 
-BACKENDS = {"gather": gather, "reference": reference}
+BACKENDS = {"compiled": compiled, "gather": gather, "reference": reference}
 """Fastest first. Each offers `deformable_attention`, `unsupported(values)` (why it cannot run) and `unsuited(values)` (why another
 one is faster), both a reason or None."""
 
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 def deformable_attention(
     values: Float[Tensor, "B S H D"],
     level_shapes: Sequence[tuple[int, int]],
-    points_xy: Float[Tensor, "B Q H L P 2"],
+    points_xy: Float[Tensor, "B Q H G P 2"],
     weights: Float[Tensor, "B Q H L P"],
     *,
     backend: Backend = "auto",
@@ -37,7 +37,8 @@ def deformable_attention(
         values: cells of all levels one after another, each level row-major.
         level_shapes: (height, width) of each level in cells, L of them; their areas add up to S.
         points_xy: fractions of a level's width and height; (0, 0) is the top-left corner of the map, (1, 1) the bottom-right.
-            Taps outside the map count as zero (`grid_sample` with zero padding and align_corners False).
+            Taps outside the map count as zero (`grid_sample` with zero padding and align_corners False). G is L, or a divisor of L:
+            then L/G levels in a row share one set of points (all levels of an image, in MMFS).
         weights: factor of each sample; the caller has normalised them.
         backend: `auto` takes the first backend that can run; a name runs that one or says why not.
 
@@ -45,11 +46,11 @@ def deformable_attention(
         ShapeError: the areas of `level_shapes` do not add up to S, or their number differs from L.
         BackendError: the requested backend is unknown or cannot run here.
     """
-    area = sum(height * width for height, width in level_shapes)
-    if area != values.shape[1] or len(level_shapes) != points_xy.shape[3]:
+    area, levels, groups = sum(height * width for height, width in level_shapes), len(level_shapes), points_xy.shape[3]
+    if area != values.shape[1] or levels != weights.shape[3] or groups == 0 or levels % groups:
         raise ShapeError(
-            f"deformable_attention: level_shapes {tuple(level_shapes)} has {len(level_shapes)} levels of {area} cells, "
-            f"values has {values.shape[1]} cells and points_xy {points_xy.shape[3]} levels."
+            f"deformable_attention: level_shapes {tuple(level_shapes)} has {levels} levels of {area} cells, "
+            f"values has {values.shape[1]} cells, weights {weights.shape[3]} levels and points_xy {groups} groups of levels."
         )
     if backend == "auto":
         name = next(name for name, module in BACKENDS.items() if module.unsupported(values) is None and module.unsuited(values) is None)
