@@ -26,6 +26,7 @@ from mm_interleaved.training.report import SamplesMade, Started, StepDone
 OBJECTIVES = {
     "documents": {},
     "concepts": {"objective": "concepts", "data": {"last_unread": 1.0}},
+    "paintings": {"objective": "paintings", "trainable": ["image_decoder.unet.*"]},
     "words": {"objective": "words", "trainable": ["language_model.*"]},
     "vision": {"objective": "vision", "trainable": ["visual_tokenizer.*"]},
 }

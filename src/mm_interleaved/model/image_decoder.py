@@ -47,7 +47,9 @@ class ImageDecoder(nn.Module):
         "project_features",
         "predict",
         "squared_error",
+        "squared_error_of_latents",
         "encode",
+        "posterior",
         "decode",
         "reconstruct",
     )
@@ -189,6 +191,12 @@ class ImageDecoder(nn.Module):
             mean, logvar = self._posterior(pixels)
         return self._to_unit_scale(_sample(mean, logvar, posterior))
 
+    def posterior(self, pixels: Float[Tensor, "I 3 H W"]) -> tuple[Float[Tensor, "I C h w"], Float[Tensor, "I C h w"]]:
+        """Mean and standard deviation of the latents of pictures in [0, 1], on unit scale; `encode` draws from them."""
+        mean, logvar = self._posterior(pixels)
+        shift, scale = self._latent_statistics(mean)
+        return (mean - shift) / scale, (0.5 * logvar).exp() / scale
+
     def decode(self, latents: Float[Tensor, "I C h w"]) -> Float[Tensor, "I 3 H W"]:
         """Latents on unit scale → pictures in [0, 1]."""
         return self._to_pixels(self._from_unit_scale(latents)).clamp(0.0, 1.0)
@@ -252,6 +260,18 @@ class ImageDecoder(nn.Module):
     ) -> Float[Tensor, " I"]:
         """What `forward` returns, from a condition that is already there; some of it is dropped as `draw` says."""
         latents = self.encode(target_pixels, draw.posterior)
+        return self.squared_error_of_latents(latents, condition, draw, values, visible, level_shapes)
+
+    def squared_error_of_latents(
+        self,
+        latents: Float[Tensor, "I C h w"],
+        condition: Float[Tensor, "I K W"],
+        draw: NoiseDraw,
+        values: Sequence[Float[Tensor, "I N S H Dh"]] | None = None,
+        visible: Bool[Tensor, "I N"] | None = None,
+        level_shapes: LevelShapes | None = None,
+    ) -> Float[Tensor, " I"]:
+        """What `squared_error` returns, from latents on unit scale that are already there."""
         noisy = self.schedule.add_noise(latents, draw.noise, draw.timestep)
         dropped = (draw.drop < self.config.drop_condition)[:, None, None]
         condition = torch.where(dropped, self.negative_condition(condition.shape[0]).to(condition.dtype), condition)

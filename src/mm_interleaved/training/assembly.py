@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from mm_interleaved.checkpoint.native import load_model, load_parts, read_config
 from mm_interleaved.data.playground.pack import Pack
@@ -24,6 +26,9 @@ from mm_interleaved.training.state import storage_error
 
 FINAL = "final"
 """Sub-folder of a run's output with its finished model and processor."""
+
+HEADS, HEADS_FILE = "heads", "heads.safetensors"
+"""Name of an objective's heads among the parts of an `init` entry, and the file beside a finished model that holds them."""
 
 LATENT_STATISTICS = ("latents_mean", "latents_std", "scaling_factor", "shift_factor")
 """Fields of the autoencoder's config that belong to its weights."""
@@ -158,10 +163,29 @@ def finished_run(entry: InitRecipe) -> Path:
     )
 
 
+def join_heads(heads: nn.Module, recipe: Recipe) -> None:
+    """Gives an objective's heads the weights of those of an earlier run, where `init` names them.
+
+    Raises:
+        ConfigError: the folder is no finished run, or its objective kept no heads.
+        CheckpointError: their names or shapes differ.
+    """
+    for entry in recipe.init:
+        if HEADS not in entry.parts:
+            continue
+        path = finished_run(entry) / HEADS_FILE
+        if not path.is_file():
+            raise ConfigError(f"init: {path} does not exist; only runs with objective 'paintings' or 'concepts' keep their heads.")
+        try:
+            heads.load_state_dict(load_file(path))
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} fits other heads than this run's: {error}") from error
+
+
 def _join(model: MMInterleavedForConditionalGeneration, recipe: Recipe, processor: MMInterleavedProcessor | None) -> None:
     for entry in recipe.init:
         folder = finished_run(entry)
-        load_parts(model, folder, entry.parts)
+        load_parts(model, folder, [part for part in entry.parts if part != HEADS])
         if processor is not None and any(part.split(".")[0] in ("language_model", "text_head") for part in entry.parts):
             earlier = MMInterleavedProcessor.from_pretrained(str(folder))
             if earlier.tokenizer.get_vocab() != processor.tokenizer.get_vocab():

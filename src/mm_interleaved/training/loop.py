@@ -24,7 +24,7 @@ from mm_interleaved.checkpoint.native import read_config, save_model
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
-from mm_interleaved.training.assembly import FINAL, make_corpus, make_model, picture_side, run_processor
+from mm_interleaved.training.assembly import FINAL, HEADS_FILE, join_heads, make_corpus, make_model, picture_side, run_processor
 from mm_interleaved.training.device import choose_attention, computes_bf16
 from mm_interleaved.training.feed import Feed, key
 from mm_interleaved.training.objectives import make_objective
@@ -105,6 +105,8 @@ class _Run:
         model = make_model(recipe, self.processor) if checkpoint is None else _empty_model(checkpoint)
         choose_attention(model, self.device)
         self.objective: Objective = make_objective(recipe.objective, model, self.processor, self.corpus)
+        if checkpoint is None and self.objective.keeps_heads:
+            join_heads(self.objective.get_submodule("heads"), recipe)
         self.objective.to(self.device)
         self.objective.mean_over_ranks = self.ranks.mean
         self.names = TrainedNames(self.objective)
@@ -265,6 +267,8 @@ class _Run:
                 for parameter in self.objective.model.parameters():
                     parameter.data = parameter.data.to(torch.bfloat16)
             save_model(self.objective.model, self.processor, final)
+            if self.objective.keeps_heads:
+                save_file(self.objective.get_submodule("heads").state_dict(), final / HEADS_FILE)
             write_text(final / "training.json", json.dumps({"step": self.step, "measures": self.measures}, indent=2))
             write_text(final / "recipe.yaml", as_yaml(self.recipe))
         self.measures = json.loads((final / "training.json").read_text(encoding="utf-8"))["measures"]

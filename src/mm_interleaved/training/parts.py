@@ -3,6 +3,8 @@
     documents    next word and next picture: the whole model, or a part of it
     words        next word alone, in documents whose pictures are left out
     autoencoder  pictures through the autoencoder and back
+    paintings    pictures from vectors of what they show (`concepts.py`)
+    concepts     the vectors from words, and next words (`concepts.py`)
     vision       what is where in a picture, through classification heads that are thrown away afterwards
 
 All of them train the same model; the loss formulas stand in `model/objective.py`.
@@ -66,6 +68,8 @@ class Objective(nn.Module):
     """Base: the model, and heads of its own for some objectives."""
 
     columns: tuple[str, ...]
+    keeps_heads = False
+    """Whether the heads are saved beside the finished model, for a later run that names "heads" among the parts of an `init` entry."""
     mean_over_ranks: Callable[[Tensor], Tensor] = staticmethod(lambda value: value)
     """Mean of a count over all processes (`ranks.Ranks.mean`)."""
 

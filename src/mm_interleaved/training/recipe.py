@@ -71,7 +71,8 @@ class InitRecipe(_Section):
     folder: str = Field(alias="from")
     """Output folder of that run; its final (EMA) weights are taken."""
     parts: tuple[str, ...] = Field(min_length=1)
-    """Prefixes of parameter names. Below a prefix every name and shape must agree."""
+    """Prefixes of parameter names. Below a prefix every name and shape must agree. `heads` are those of the run's objective, where it
+    keeps them."""
 
 
 class DataRecipe(_Section):
@@ -164,8 +165,9 @@ class Recipe(_Section):
     """YAML file of `MMInterleavedConfig` fields, or a folder with a model of ours to continue from."""
     model_changes: dict[str, Any] = {}
     """Fields of the model that differ from `model`."""
-    objective: Literal["documents", "words", "concepts", "autoencoder", "vision"]
-    """What is learnt: next word and next picture; next word alone; pictures through the autoencoder; what is in a picture."""
+    objective: Literal["documents", "words", "concepts", "paintings", "autoencoder", "vision"]
+    """What is learnt: next word and next picture; next word alone; vectors from words; pictures from vectors; pictures through the
+    autoencoder; what is in a picture."""
     data: DataRecipe
     training: TrainingRecipe
     tokenizer: TokenizerRecipe = TokenizerRecipe()  # type: ignore[call-arg]  # all fields have defaults
