@@ -122,7 +122,7 @@ def backward(
                     slope_x += weight * columns * share_y * (product if corner % 2 else -product)
                     slope_y += weight * rows * share_x * (product if corner // 2 else -product)
                     if WITH_VALUES:
-                        tl.atomic_add(to_values + where, (weight * share_x * share_y)[:, None] * wanted[None, :], mask=mask)
+                        tl.atomic_add(to_values + where, (weight * share_x * share_y)[:, None] * wanted[None, :], mask=mask, sem="relaxed")
                 tl.store(to_weights + own, to_weight, mask=known)
             tl.store(to_points + place, slope_x, mask=known)
             tl.store(to_points + place + 1, slope_y, mask=known)
