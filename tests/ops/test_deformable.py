@@ -6,14 +6,21 @@ import pytest
 import torch
 
 from mm_interleaved.errors import BackendError, ShapeError
-from mm_interleaved.ops.deformable import BACKENDS, deformable_attention
+from mm_interleaved.ops import deformable
+from mm_interleaved.ops.deformable import BACKENDS, deformable_attention, reasons
 
 SHAPES = {
     "one_level": ((4, 4),),
     "odd_sides": ((5, 3), (2, 7), (1, 1)),
     "three_images": ((4, 4), (2, 2)) * 3,
 }
-FAST = [name for name in BACKENDS if name != "reference"]
+RUNNABLE = {name: module.unsupported(torch.zeros(1, 1, 1, 8)) for name, module in BACKENDS.items()}
+BACKENDS_HERE = [
+    pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)), id=name)
+    for name, reason in RUNNABLE.items()
+    if name != "triton"  # has its own tests, in the interpreter
+]
+FAST = [backend for backend in BACKENDS_HERE if backend.id != "reference"]
 
 
 def inputs(level_shapes, *, share=1, rows=2, queries=5, heads=3, width=8, points=4, dtype=torch.float64, seed=0):
@@ -47,7 +54,7 @@ def naive(values, level_shapes, points_xy, weights):
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_a_backend_equals_the_naive_loop(backend, shapes):
     arguments = inputs(shapes)
     found = deformable_attention(arguments[0], shapes, *arguments[1:], backend=backend)
@@ -66,7 +73,7 @@ def test_gradients_of_a_fast_backend_equal_the_reference(backend, shapes):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_gradients_agree_with_finite_differences(backend):
     shapes = ((3, 2), (2, 2))
     arguments = [tensor.requires_grad_() for tensor in inputs(shapes, rows=1, queries=2, heads=2, width=3, points=2)]
@@ -74,7 +81,7 @@ def test_gradients_agree_with_finite_differences(backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_half_precision_stays_close_to_float64(backend, dtype):
     # Values and weights are rounded to 8 or 11 bits, points are not: a relative 2^-8 per term, 24 terms that add up.
     shapes = SHAPES["odd_sides"]
@@ -86,7 +93,7 @@ def test_half_precision_stays_close_to_float64(backend, dtype):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 0.01)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_levels_that_share_points_equal_levels_with_copies_of_them(backend):
     shapes = SHAPES["three_images"]
     found, expected = [], []
@@ -99,12 +106,93 @@ def test_levels_that_share_points_equal_levels_with_copies_of_them(backend):
         torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_points_outside_every_map_read_nothing(backend):
     shapes = ((3, 3),)
     values, points_xy, weights = inputs(shapes)
     found = deformable_attention(values, shapes, points_xy + 5, weights, backend=backend)
     assert torch.equal(found, torch.zeros_like(found))
+
+
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
+def test_points_that_are_no_numbers_read_nothing_and_spoil_no_other(backend):
+    shapes = ((3, 3), (2, 2))
+    values, points_xy, weights = inputs(shapes)
+    expected = deformable_attention(values, shapes, points_xy, weights, backend="reference")
+    points_xy[:, 0] = float("nan")
+    points_xy[:, 1] = float("inf")
+    found = deformable_attention(values, shapes, points_xy, weights, backend=backend)
+    torch.testing.assert_close(found[:, 2:], expected[:, 2:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
+def test_no_query_gives_no_result_and_a_gradient_of_zero(backend):
+    shapes = ((3, 3),)
+    values, points_xy, weights = inputs(shapes, queries=0)
+    found = deformable_attention(values.requires_grad_(), shapes, points_xy.requires_grad_(), weights, backend=backend)
+    assert found.shape == (2, 0, 3, 8)
+    assert torch.equal(torch.autograd.grad(found.sum(), values)[0], torch.zeros_like(values))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_values_that_ask_for_no_gradient_get_none(backend):
+    shapes = SHAPES["odd_sides"]
+    gradients = []
+    for name in ("reference", backend):
+        values, points_xy, weights = inputs(shapes)
+        result = deformable_attention(values, shapes, points_xy.requires_grad_(), weights.requires_grad_(), backend=name)
+        gradients.append(torch.autograd.grad(result.square().sum(), (points_xy, weights)))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_work_that_is_cut_into_pieces_or_shared_by_threads_gives_the_same(backend, monkeypatch):
+    shapes = ((8, 8), (4, 4), (2, 2))
+    arguments = inputs(shapes, queries=64, heads=4, width=32, dtype=torch.float32)
+    expected = deformable_attention(arguments[0], shapes, *arguments[1:], backend="reference")
+    monkeypatch.setattr("mm_interleaved.ops.deformable.gather.TAPS_AT_ONCE", 64 * 48)  # one row and one head at a time
+    monkeypatch.setattr("mm_interleaved.ops.deformable.compiled.WORTH_A_THREAD", 1)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = deformable_attention(arguments[0], shapes, *arguments[1:], backend=backend)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # float32 sums of 48 terms of order 1
+
+
+@pytest.mark.parametrize("name", [name for name in ("compiled", "gather") if RUNNABLE[name] is None])
+def test_the_operator_is_described_to_the_compiler_as_it_is(name):
+    shapes = SHAPES["odd_sides"]
+    values, points_xy, weights = inputs(shapes)
+    sides = [side for shape in shapes for side in shape]
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    operator = getattr(torch.ops.mm_interleaved, f"deformable_{name}").default
+    torch.library.opcheck(operator, (values.requires_grad_(), sides, points_xy, weights), test_utils=checks)
+
+
+def test_the_first_path_without_a_reason_is_the_one_that_runs(caplog):
+    deformable._log_once.cache_clear()
+    values, points_xy, weights = inputs(((3, 3),))
+    found = reasons(values)
+    assert list(found) == list(BACKENDS) and found["reference"] is None
+    with caplog.at_level("INFO"):
+        deformable_attention(values, ((3, 3),), points_xy, weights)
+    assert f"runs '{next(name for name, reason in found.items() if reason is None)}'" in caplog.text
+
+
+def test_without_numba_the_next_path_is_taken_and_says_why(monkeypatch):
+    monkeypatch.setattr("mm_interleaved.ops.deformable.compiled._missing", lambda: "compiled: numba is not installed")
+    found = reasons(torch.zeros(1, 4, 1, 64))
+    assert found["compiled"] == "compiled: numba is not installed"
+    assert found["gather"] is None
+    with pytest.raises(BackendError, match="numba is not installed; use backend='auto'"):
+        deformable_attention(*_arguments(inputs(((2, 2),)), ((2, 2),)), backend="compiled")
+
+
+def _arguments(tensors, shapes):
+    return tensors[0], shapes, *tensors[1:]
 
 
 def test_an_empty_batch_gives_an_empty_result():
@@ -128,5 +216,5 @@ def test_points_for_half_a_level_are_refused():
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     values, points_xy, weights = inputs(((3, 3),))
-    with pytest.raises(BackendError, match="there are compiled, gather, reference"):
+    with pytest.raises(BackendError, match="there are triton, compiled, gather, reference"):
         deformable_attention(values, ((3, 3),), points_xy, weights, backend="cuda")

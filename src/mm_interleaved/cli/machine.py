@@ -74,14 +74,16 @@ def _cpu_flags() -> list[str]:
 def _backends() -> list[Finding]:
     import torch
 
-    from mm_interleaved.ops.deformable import BACKENDS
+    from mm_interleaved.ops.deformable import reasons
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    reasons = {name: module.unsupported(torch.zeros(1, 1, 1, 8, device=device)) for name, module in BACKENDS.items()}
-    return [
-        _finding(f"deformable attention '{name}' on {device}", reason or "runs", "note" if reason else "ok")
-        for name, reason in reasons.items()
-    ]
+    findings = []
+    for device in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",):
+        found = reasons(torch.zeros(1, 1, 1, 64, device=device))
+        taken = next(name for name, reason in found.items() if reason is None)
+        for name, reason in found.items():
+            runs = "runs, and is taken" if name == taken else f"runs, but '{taken}' comes first"
+            findings.append(_finding(f"deformable attention '{name}' on {device}", reason or runs, "note" if reason else "ok"))
+    return findings
 
 
 def _model(path: Path | None) -> Finding:

@@ -10,7 +10,6 @@ L levels · P points (docs/glossary.md).
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 from einops import rearrange
@@ -207,8 +206,8 @@ class MMFS(nn.Module):
         # One unit of offset is 1/base_side of the picture while the maps have their configured sides.
         base = self.config.base_side or 1
         ratios = [
-            (Fraction(side, base * width), Fraction(side, base * height))
+            (side / width / base, side / height / base)  # equal for all levels of one scale, to the last bit
             for side, (height, width) in zip(self.config.level_sides, shapes, strict=True)
         ]
         distinct = ratios[:1] if len(set(ratios)) == 1 else ratios
-        return torch.tensor([[float(x), float(y)] for x, y in distinct], dtype=like.dtype, device=like.device)[:, None, :]
+        return torch.tensor(distinct, dtype=like.dtype, device=like.device)[:, None, :]

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mm_interleaved.errors import BackendError, ShapeError
-from mm_interleaved.ops.deformable import compiled, gather, reference
+from mm_interleaved.ops.deformable import compiled, gather, reference, triton
 
-Backend = Literal["auto", "compiled", "gather", "reference"]
+Backend = Literal["auto", "triton", "compiled", "gather", "reference"]
 
-BACKENDS = {"compiled": compiled, "gather": gather, "reference": reference}
+BACKENDS = {"triton": triton, "compiled": compiled, "gather": gather, "reference": reference}
 """Fastest first. Each offers `deformable_attention`, `unsupported(values)` (why it cannot run) and `unsuited(values)` (why another
 one is faster), both a reason or None."""
 
@@ -53,8 +54,9 @@ def deformable_attention(
             f"values has {values.shape[1]} cells, weights {weights.shape[3]} levels and points_xy {groups} groups of levels."
         )
     if backend == "auto":
-        name = next(name for name, module in BACKENDS.items() if module.unsupported(values) is None and module.unsuited(values) is None)
-        _log_once(name, values.device.type)
+        name = next(name for name in BACKENDS if _reason(name, values) is None)
+        if not torch.compiler.is_compiling():
+            _log_once(name, values.device.type)
     elif backend not in BACKENDS:
         raise BackendError(f"no backend '{backend}' for deformable attention; there are {', '.join(BACKENDS)}.")
     else:
@@ -63,6 +65,15 @@ def deformable_attention(
         if reason is not None:
             raise BackendError(f"{reason}; use backend='auto' or backend='reference'.")
     return BACKENDS[name].deformable_attention(values, level_shapes, points_xy, weights)
+
+
+def reasons(values: Float[Tensor, "B S H D"]) -> dict[str, str | None]:
+    """Why each path is passed over for such values, in the order of choice; the first without a reason is the one that runs."""
+    return {name: _reason(name, values) for name in BACKENDS}
+
+
+def _reason(name: str, values: Tensor) -> str | None:
+    return BACKENDS[name].unsupported(values) or BACKENDS[name].unsuited(values)
 
 
 @cache

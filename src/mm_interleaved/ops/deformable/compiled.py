@@ -4,7 +4,6 @@ The (row, head) pairs are shared out over as many threads as torch may use; a pa
 is locked and results do not depend on the number of threads. Forward reads bfloat16 tables as they lie; all else that is narrower
 than float32 is widened first, sums are float32 or float64.
 
-Registered as a custom operator, so that autograd and `torch.compile` take it as one piece.
 Axes: B rows · S cells of all levels · H heads · D head width · Q queries · L levels · G groups of levels that share points · P points.
 """
 
@@ -17,35 +16,18 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from mm_interleaved.ops.deformable.registered import misplaced, operator
 
 WORTH_A_THREAD = 2**20
 """Multiplications below which a second thread costs more than it saves (one decoding step has 0.4 million)."""
 
-PARTS_PER_THREAD = 2
-"""Parts of the work for each thread, so that one that is late holds up little."""
-
-
-def deformable_attention(
-    values: Float[Tensor, "B S H D"],
-    level_shapes: Sequence[tuple[int, int]],
-    points_xy: Float[Tensor, "B Q H G P 2"],
-    weights: Float[Tensor, "B Q H L P"],
-) -> Float[Tensor, "B Q H D"]:
-    """See `mm_interleaved.ops.deformable.deformable_attention`."""
-    return _forward(values, [side for shape in level_shapes for side in shape], points_xy, weights)
-
 
 def unsupported(values: Tensor) -> str | None:
     """Returns why this path cannot run on `values`, or None if it can."""
-    if values.device.type != "cpu":
-        return f"compiled: made for CPU tensors, the values are on {values.device.type}"
-    if values.dtype not in SUPPORTED_DTYPES:
-        return f"compiled: values are {values.dtype}, supported are {', '.join(str(dtype) for dtype in SUPPORTED_DTYPES)}"
-    return _missing()
+    reason = misplaced("compiled", values, device="cpu")
+    return _missing() if reason is None else reason
 
 
 def unsuited(values: Tensor) -> str | None:
@@ -53,8 +35,13 @@ def unsuited(values: Tensor) -> str | None:
     return None
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _missing() -> str | None:
+    return _usable()
+
+
+@cache
+def _usable() -> str | None:
     if find_spec("numba") is None:
         return "compiled: numba is not installed (pip install 'mm-interleaved[fast]')"
     try:
@@ -70,7 +57,6 @@ def _kernels() -> Any:
     return numba_kernels
 
 
-@torch.library.custom_op("mm_interleaved::deformable_compiled", mutates_args=())
 def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
     numeric = torch.promote_types(values.dtype, torch.float32)
     result = torch.empty(values.shape[0], points_xy.shape[1], *values.shape[2:], dtype=numeric)
@@ -80,12 +66,6 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
     return result.to(values.dtype)
 
 
-@_forward.register_fake
-def _(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
-    return values.new_empty(values.shape[0], points_xy.shape[1], *values.shape[2:])
-
-
-@torch.library.custom_op("mm_interleaved::deformable_compiled_backward", mutates_args=())
 def _backward(
     values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor, gradient: Tensor, to_values: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,26 +82,7 @@ def _backward(
     return found_values.to(values.dtype), found_points.to(points_xy.dtype), found_weights.to(weights.dtype)
 
 
-@_backward.register_fake
-def _(
-    values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor, gradient: Tensor, to_values: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    found = torch.empty_like(values, memory_format=torch.contiguous_format) if to_values else values.new_empty(0)
-    return found, points_xy.new_empty(points_xy.shape), weights.new_empty(weights.shape)
-
-
-def _remember(ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor], output: Tensor) -> None:
-    values, ctx.sides, points_xy, weights = inputs
-    ctx.save_for_backward(values, points_xy, weights)
-
-
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor]:
-    values, points_xy, weights = ctx.saved_tensors
-    found = _backward(values, ctx.sides, points_xy, weights, gradient, ctx.needs_input_grad[0])
-    return found[0] if ctx.needs_input_grad[0] else None, None, found[1], found[2]
-
-
-_forward.register_autograd(_gradients, setup_context=_remember)
+deformable_attention = operator("compiled", _forward, _backward)
 
 
 def _arrays(sides: Sequence[int], points_xy: Tensor, weights: Tensor, numeric: torch.dtype) -> tuple[Any, ...]:
@@ -133,18 +94,19 @@ def _arrays(sides: Sequence[int], points_xy: Tensor, weights: Tensor, numeric: t
 
 
 def _share_out(kernel: Callable[..., None], arrays: tuple[Any, ...], *, pairs: int, work: int) -> None:
-    threads = torch.get_num_threads()
-    if threads == 1 or work < WORTH_A_THREAD:
+    threads = min(torch.get_num_threads(), pairs)
+    if threads <= 1 or work < WORTH_A_THREAD:
         kernel(*arrays, 0, pairs)
         return
-    parts = min(pairs, threads * PARTS_PER_THREAD)
-    borders = [pairs * part // parts for part in range(parts + 1)]
-    runs = [_pool(os.getpid(), threads).submit(kernel, *arrays, *border) for border in itertools.pairwise(borders)]
+    borders = [pairs * part // threads for part in range(threads + 1)]
+    own, *others = itertools.pairwise(borders)
+    runs = [_pool(os.getpid(), threads).submit(kernel, *arrays, *part) for part in others]
+    kernel(*arrays, *own)
     for run in runs:
         run.result()
 
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # Threads do not survive a fork: a child process gets its own.
-    return ThreadPoolExecutor(threads, thread_name_prefix="deformable-attention")
+    # The caller is one of the threads. Threads do not survive a fork: a child process gets its own.
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="deformable-attention")

@@ -5,41 +5,31 @@ A bilinear sample is a weighted sum of four cells, so a head's whole output is a
 stay in the processor's cache; and the gradient of the table is a second `embedding_bag`, over the same taps sorted by cell, that reads
 rows of the incoming gradient (the stock backward of `embedding_bag` takes nine times as long).
 
-Registered as a custom operator, so that autograd and `torch.compile` take it as one piece.
 Axes: B rows · S cells of all levels · H heads · D head width · Q queries · L levels · G groups of levels that share points · P points.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from mm_interleaved.ops.deformable.registered import misplaced, operator
+
+NARROWEST_HEAD = 32
+"""Below this head width the bookkeeping of the taps costs more than their rows: at 16, `grid_sample` was twice as fast backward."""
+
 TAPS_AT_ONCE = 2**18
 """Taps of one piece: 2 MiB of index and weights. Less costs calls, more falls out of the cache."""
-
-SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def deformable_attention(
-    values: Float[Tensor, "B S H D"],
-    level_shapes: Sequence[tuple[int, int]],
-    points_xy: Float[Tensor, "B Q H G P 2"],
-    weights: Float[Tensor, "B Q H L P"],
-) -> Float[Tensor, "B Q H D"]:
-    """See `mm_interleaved.ops.deformable.deformable_attention`."""
-    return _forward(values, [side for shape in level_shapes for side in shape], points_xy, weights)
 
 
 def unsupported(values: Tensor) -> str | None:
     """Returns why this path cannot run on `values`, or None if it can."""
-    if values.device.type != "cpu":
-        return f"gather: made for CPU tensors, the values are on {values.device.type}"
-    if values.dtype not in SUPPORTED_DTYPES:
-        return f"gather: values are {values.dtype}, supported are {', '.join(str(dtype) for dtype in SUPPORTED_DTYPES)}"
+    reason = misplaced("gather", values, device="cpu")
+    if reason is not None:
+        return reason
     if values.numel() == 0:
         return "gather: no cells to read from"
     if values.shape[:3].numel() >= 2**31:
@@ -49,13 +39,14 @@ def unsupported(values: Tensor) -> str | None:
 
 def unsuited(values: Tensor) -> str | None:
     """Returns why another path is faster on `values`, or None; `auto` passes over a path that is unsuited."""
+    if values.shape[3] < NARROWEST_HEAD:
+        return f"gather: heads are {values.shape[3]} wide, below {NARROWEST_HEAD} `grid_sample` is faster"
     return None
 
 
-@torch.library.custom_op("mm_interleaved::deformable_gather", mutates_args=())
 def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
     result = values.new_empty(values.shape[0], points_xy.shape[1], *values.shape[2:])
-    levels = _Levels.of(sides, points_xy)
+    levels = _Levels.of(sides)
     for rows, heads in _pieces(weights):
         table = values[rows, :, heads]
         taps = _taps(levels, points_xy[rows, :, heads], table.shape[1])
@@ -69,20 +60,14 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
     return result
 
 
-@_forward.register_fake
-def _(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
-    return values.new_empty(values.shape[0], points_xy.shape[1], *values.shape[2:])
-
-
-@torch.library.custom_op("mm_interleaved::deformable_gather_backward", mutates_args=())
 def _backward(
     values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor, gradient: Tensor, to_values: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     numeric = torch.promote_types(values.dtype, torch.float32)
-    found_values = torch.empty_like(values, memory_format=torch.contiguous_format) if to_values else values.new_empty(0)
+    found_values = torch.zeros_like(values, memory_format=torch.contiguous_format) if to_values else values.new_empty(0)
     found_points = torch.empty_like(points_xy, memory_format=torch.contiguous_format)
     found_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
-    levels = _Levels.of(sides, points_xy)
+    levels = _Levels.of(sides)
     for rows, heads in _pieces(weights):
         part = values[rows, :, heads]
         table = part.to(numeric).reshape(-1, part.shape[3])
@@ -102,35 +87,18 @@ def _backward(
     return found_values, found_points, found_weights
 
 
-@_backward.register_fake
-def _(
-    values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor, gradient: Tensor, to_values: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    found = torch.empty_like(values, memory_format=torch.contiguous_format) if to_values else values.new_empty(0)
-    return found, points_xy.new_empty(points_xy.shape), weights.new_empty(weights.shape)
-
-
-def _remember(ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor], output: Tensor) -> None:
-    values, ctx.sides, points_xy, weights = inputs
-    ctx.save_for_backward(values, points_xy, weights)
-
-
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor]:
-    values, points_xy, weights = ctx.saved_tensors
-    found = _backward(values, ctx.sides, points_xy, weights, gradient, ctx.needs_input_grad[0])
-    return found[0] if ctx.needs_input_grad[0] else None, None, found[1], found[2]
-
-
-_forward.register_autograd(_gradients, setup_context=_remember)
+deformable_attention = operator("gather", _forward, _backward)
 
 
 def _pieces(weights: Float[Tensor, "B Q H L P"]) -> Iterator[tuple[slice, slice]]:
-    """Slices of rows and of heads: several rows with all heads, or one row with some heads."""
+    """Slices of rows and of heads: several rows with all heads, or one row with some heads; none where there is no tap."""
     rows, queries, heads, levels, points = weights.shape
-    pairs = max(1, TAPS_AT_ONCE // max(1, 4 * queries * levels * points))
-    row_step, head_step = max(1, pairs // max(1, heads)), min(heads, pairs)
+    if weights.numel() == 0:
+        return
+    pairs = max(1, TAPS_AT_ONCE // (4 * queries * levels * points))
+    row_step, head_step = max(1, pairs // heads), min(heads, pairs)
     for row in range(0, rows, row_step):
-        for head in range(0, heads, max(1, head_step)):
+        for head in range(0, heads, head_step):
             yield slice(row, row + row_step), slice(head, head + head_step)
 
 
@@ -143,7 +111,7 @@ class _Levels:
     start: Tensor
 
     @staticmethod
-    def of(sides: Sequence[int], points_xy: Tensor) -> "_Levels":
+    def of(sides: Sequence[int]) -> "_Levels":
         shapes = torch.tensor(sides, dtype=torch.int32).view(-1, 2)
         areas = shapes.prod(dim=1, dtype=torch.int32)
         start = areas.cumsum(0, dtype=torch.int32) - areas

@@ -29,7 +29,7 @@ def deformable_attention(
     share = len(level_shapes) // max(1, points_xy.shape[3])
     result = values.new_zeros(values.shape[0], points_xy.shape[1], *values.shape[2:], dtype=numeric)
     if result.numel() == 0:
-        return result.to(values.dtype)
+        return (result + 0 * values.sum()).to(values.dtype)  # empty, but part of the graph
     for level, ((height, width), cells) in enumerate(zip(level_shapes, per_level, strict=True)):
         maps = rearrange(cells.to(numeric), "B (h w) H D -> (B H) D h w", h=height, w=width)
         grid = rearrange(grids[:, :, :, level // share], "B Q H P xy -> (B H) Q P xy")

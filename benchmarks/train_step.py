@@ -1,0 +1,92 @@
+"""One training step of the mid-size model, ours against the published form: `python benchmarks/train_step.py` prints JSON lines.
+
+The same weights, the same sample and the same step (forward, both losses, backward, AdamW); inside the other path every MMFS and every
+deformable attention of the visual tokenizer runs in the published form. A sample is one document of two pictures, read and painted.
+`seconds` is the time of one step, so `ratio` is also the ratio of samples per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from measuring import compare, machine, report
+from mid_size import mid_model
+from published import as_published
+
+from mm_interleaved.batch import IGNORED_TARGET, Batch, NoiseDraw
+from mm_interleaved.model.configuration import MMInterleavedConfig
+
+
+def sample(config: MMInterleavedConfig, tokens: int, images: int) -> tuple[Batch, NoiseDraw]:
+    """A document of evenly spaced pictures between random words, and the random numbers of its painted pictures."""
+    draw = torch.Generator().manual_seed(0)
+    slot, decoder = config.image_tokens, config.image_decoder_part
+    ids = torch.randint(3, 31000, (1, tokens), generator=draw)
+    begins = [(place + 1) * (tokens - (slot + 1) * images) // (images + 1) + place * (slot + 1) for place in range(images)]
+    targets = ids.roll(-1, dims=1)
+    for begin in begins:
+        ids[0, begin], ids[0, begin + 1 : begin + 1 + slot] = config.begin_image_token_id, config.image_token_id
+        targets[0, begin : begin + slot] = IGNORED_TARGET
+        targets[0, begin - 1] = config.begin_image_token_id
+    side, latent = decoder.image_side, decoder.unet["sample_size"]
+    batch = Batch(
+        token_ids=ids,
+        document_index=torch.zeros_like(ids),
+        position_ids=torch.arange(tokens)[None],
+        targets=targets,
+        pixels=torch.rand(images, 3, config.image_side, config.image_side, generator=draw),
+        target_pixels=torch.rand(images, 3, side, side, generator=draw),
+        target_image=torch.arange(images),
+        target_weight=torch.ones(images),
+        image_row=torch.zeros(images, dtype=torch.long),
+        image_begin=torch.tensor(begins),
+        row_images=torch.arange(images)[None],
+    )
+    noise, posterior = torch.randn(2, images, decoder.unet["in_channels"], latent, latent, generator=draw)
+    timestep = torch.randint(0, 1000, (images,), generator=draw)
+    return batch.check(), NoiseDraw(noise=noise, timestep=timestep, posterior=posterior, drop=torch.ones(images))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=512, help="length of the document")
+    parser.add_argument("--images", type=int, default=2, help="pictures of the document")
+    parser.add_argument("--repeats", type=int, default=5, help="counted steps of each path")
+    chosen = parser.parse_args()
+    report(machine())
+    model = mid_model().train()
+    batch, draw = sample(model.config, chosen.tokens, chosen.images)
+    # A learning rate of 0: both paths do all the work of a step and keep the same weights.
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.0)
+    losses = {}
+
+    def step(path: str) -> None:
+        torch.manual_seed(0)  # the resampler's dropout
+        optimizer.zero_grad(set_to_none=True)
+        total = model.forward_batch(batch, draw).loss
+        total.backward()
+        optimizer.step()
+        losses[path] = float(total.detach())
+
+    def published() -> None:
+        with as_published():
+            step("published_form")
+
+    compare(
+        "train_step",
+        "ours",
+        lambda: step("ours"),
+        "published_form",
+        published,
+        repeats=chosen.repeats,
+        at_most=400.0,
+        tokens=chosen.tokens,
+        images=chosen.images,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+    report({"case": "train_step_losses", **losses})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""MMFS: its cheaper forms give what the published order of operations gives."""
+
+import pytest
+import torch
+from torch import nn
+
+from mm_interleaved.errors import ShapeError
+from mm_interleaved.model.configuration import MMFSConfig
+from mm_interleaved.model.mmfs import MMFS
+
+CONFIG = MMFSConfig(level_sides=(4, 2), base_side=4, heads=2, points=3, value_width=8, max_images=6)
+ROWS = 2 * 3 * 2 + 2 * 2 * 4
+"""Rows of the projections to offsets and logits; with more queries the projections are multiplied first."""
+
+
+def module(dtype=torch.float64):
+    torch.manual_seed(0)
+    mmfs = MMFS(CONFIG, query_width=6, feature_width=5).to(dtype)
+    for parameter in mmfs.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return mmfs
+
+
+def inputs(queries, *, images=3, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(1)
+    query = torch.randn(2, queries, 6, generator=draw, dtype=dtype)
+    features = torch.randn(2, images, 20, 5, generator=draw, dtype=dtype)
+    visible = torch.rand(2, queries, images, generator=draw) < 0.6
+    visible[0, 0] = False
+    return query, torch.rand(2, queries, 2, generator=draw, dtype=dtype), features, visible
+
+
+@pytest.mark.parametrize("queries", [3, ROWS], ids=["few_queries", "many_queries"])
+def test_the_cheaper_form_gives_the_result_and_gradients_of_the_published_order(queries):
+    found = []
+    for backend in ("auto", "reference"):
+        mmfs = module()
+        query, reference_xy, features, visible = inputs(queries)
+        result = mmfs(query.requires_grad_(), reference_xy, mmfs.project(features.requires_grad_()), visible, backend=backend)
+        result.square().sum().backward()
+        found.append([result, query.grad, features.grad, *(parameter.grad for parameter in mmfs.parameters())])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_many_queries_at_once_read_what_they_read_one_by_one():
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(ROWS)
+    values = mmfs.project(features)
+    together = mmfs(query, reference_xy, values, visible)
+    alone = [mmfs(query[:, [q]], reference_xy[:, [q]], values, visible[:, [q]]) for q in range(ROWS)]
+    torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-9, atol=1e-9)
+
+
+def test_one_row_of_visibility_may_stand_for_all_queries():
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(5)
+    shared = visible[:, 1:2].expand(-1, 5, -1)
+    found = mmfs(query, reference_xy, mmfs.project(features), shared)
+    torch.testing.assert_close(found, mmfs(query, reference_xy, mmfs.project(features), shared.contiguous()), rtol=0, atol=0)
+
+
+def test_an_image_that_is_not_visible_changes_nothing():
+    mmfs = module()
+    query, reference_xy, features, _ = inputs(4)
+    visible = torch.tensor([True, False, True]).expand(2, 4, -1)
+    found = mmfs(query, reference_xy, mmfs.project(features), visible)
+    without = mmfs(query, reference_xy, mmfs.project(features[:, [0, 2]]), visible[..., [0, 2]])
+    torch.testing.assert_close(found, without, rtol=1e-12, atol=1e-12)
+
+
+def test_a_query_that_sees_no_image_receives_the_null_value():
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(3)
+    found = mmfs(query, reference_xy, mmfs.project(features), visible)
+    torch.testing.assert_close(found[0, 0], mmfs.output_projection(mmfs.null_value), rtol=1e-12, atol=1e-12)
+    none = mmfs(query, reference_xy, mmfs.project(features[:, :0]), visible[..., :0])
+    torch.testing.assert_close(none, mmfs.output_projection(mmfs.null_value).expand(2, 3, -1), rtol=1e-12, atol=1e-12)
+
+
+def test_no_query_gives_an_empty_result():
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(3)
+    assert mmfs(query[:, :0], reference_xy[:, :0], mmfs.project(features), visible[:, :0]).shape == (2, 0, 6)
+
+
+def test_levels_share_their_points_where_they_are_read_at_the_same_place():
+    mmfs = module()
+    query, reference_xy, _, visible = inputs(3)
+    same, _, _ = mmfs.attend(query, reference_xy, visible)
+    assert same.shape == (2, 3, 2, 3, 1, 3, 2)
+    different, _, _ = mmfs.attend(query, reference_xy, visible, ((4, 4), (3, 3)))
+    assert different.shape == (2, 3, 2, 3, 2, 3, 2)
+    torch.testing.assert_close(different[:, :, :, :, 0], same[:, :, :, :, 0], rtol=1e-12, atol=1e-12)
+
+
+class _Adapted(nn.Linear):
+    """What an adapter does: the module's product is not that of its weight."""
+
+    def forward(self, input):
+        return super().forward(input) + input.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("queries", [3, ROWS], ids=["few_queries", "many_queries"])
+@pytest.mark.parametrize("name", ["query_projection", "offsets", "attention_weights"])
+def test_an_adapted_projection_is_called_as_a_module(name, queries):
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(queries)
+    linear = getattr(mmfs, name)
+    adapted = _Adapted(linear.in_features, linear.out_features, dtype=torch.float64)
+    adapted.load_state_dict(linear.state_dict())
+    setattr(mmfs, name, adapted)
+    values = mmfs.project(features)
+    expected = mmfs(query, reference_xy, values, visible, backend="reference")
+    torch.testing.assert_close(mmfs(query, reference_xy, values, visible), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_values_kept_in_bfloat16_stay_close():
+    # Eight bits of a value of order 1, averaged over the points: 2^-9 relative at worst.
+    mmfs = module(torch.float32)
+    query, reference_xy, features, visible = inputs(4, dtype=torch.float32)
+    values = mmfs.project(features)
+    exact = mmfs(query, reference_xy, values, visible)
+    kept = mmfs(query, reference_xy, values.bfloat16(), visible)
+    assert kept.dtype == torch.float32
+    assert (kept - exact).abs().max() <= 0.02 * exact.abs().max()
+
+
+def test_cells_that_do_not_add_up_are_named():
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(3)
+    with pytest.raises(ShapeError, match="one image has 19 cells"):
+        mmfs(query, reference_xy, mmfs.project(features[:, :, :19]), visible)
