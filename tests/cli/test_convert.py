@@ -21,7 +21,7 @@ def test_a_released_checkpoint_goes_there_and_back(mmi, tmp_path):
     source = write_released(tmp_path / "released", released_state(arguments))
     there = mmi("convert", "published", source, tmp_path / "native", "--config", tmp_path / "arguments.json", "--json")
     assert result_of(there)["tensors"] == 2659
-    assert "writing model.safetensors" in there.stderr
+    assert "writing model-00001-of-00002.safetensors" in there.stderr
     assert "--tokenizer" in there.stderr
     found = result_of(mmi("convert", "back", tmp_path / "native", tmp_path / "back", "--json"))
     assert found["files"] == list(FILES)
