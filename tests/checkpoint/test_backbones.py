@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoModelForCausalLM,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
-    CLIPVisionConfig,
     CLIPVisionModel,
     GPT2Config,
     LlamaConfig,
@@ -32,20 +30,11 @@ from mm_interleaved.generation.load import load
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.testing import tiny_config
 from mm_interleaved.training.optim import freeze
+from tests.checkpoint.gguf_file import write_gguf
+from tests.checkpoint.upstream import CHANGES, write_painter_and_eyes
 
 PROMPT = "a cat sat"
 NEW_TOKENS = 16
-
-CHANGES: dict[str, Any] = {
-    "adapter": {"prior_width": 4, "points": 2, "value_ratio": 1.0, "feed_forward_ratio": 0.5, "extra_extractors": 1},
-    "resampler": {"queries": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward_width": 32},
-    "mmfs": {"heads": 2, "points": 2, "value_width": 16, "max_images": 8, "every": 2},
-    "image_decoder": {
-        "resampler": {"queries": 5, "heads": 2, "feed_forward_width": 32},
-        "mmfs": {"heads": 2, "points": 2, "value_width": 16},
-    },
-}
-"""Sizes of the new parts."""
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -74,20 +63,14 @@ def _language(folder: Path, *, tied: bool) -> Path:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random upstream models as upstream saves them."""
     folder = tmp_path_factory.mktemp("upstream")
-    config = tiny_config()
-    torch.manual_seed(0)
-    CLIPVisionModel(CLIPVisionConfig(**config.vision_config.to_dict())).save_pretrained(str(folder / "vision"))
+    write_painter_and_eyes(folder)
     _language(folder / "tied", tied=True)
     _language(folder / "untied", tied=False)
-    decoder = config.image_decoder_part
-    UNet2DConditionModel(sample_size=16, **decoder.unet).save_pretrained(str(folder / "diffusion" / "unet"))
-    AutoencoderKL(**decoder.vae).save_pretrained(str(folder / "diffusion" / "vae"))
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
-    scheduler.save_pretrained(str(folder / "diffusion" / "scheduler"))
+    write_gguf(LlamaForCausalLM.from_pretrained(str(folder / "tied")), _tokenizer(), folder / "tied.gguf")
     return folder
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "tied.gguf"])
 def llm(request: pytest.FixtureRequest, parts: Path) -> Path:
     return parts / request.param
 
@@ -102,10 +85,15 @@ def _logits(model: MMInterleavedForConditionalGeneration, token_ids: torch.Tenso
     return model.logits(model.read(model.embed(token_ids), visible=visible, cache=model.new_feature_cache()))
 
 
+@pytest.fixture(scope="module")
+def language(llm: Path) -> LlamaForCausalLM:
+    """The language model as upstream saved it; a GGUF file holds the same weights as the folder of its name."""
+    return LlamaForCausalLM.from_pretrained(str(llm.with_suffix("")), dtype=torch.float32).eval()
+
+
 @torch.no_grad()
-def test_its_text_is_token_for_token_that_of_the_language_model_alone(assembly: Assembly, llm: Path) -> None:
-    alone = AutoModelForCausalLM.from_pretrained(str(llm), dtype=torch.float32).eval()
-    processor = assembly.processor
+def test_its_text_is_token_for_token_that_of_the_language_model_alone(assembly: Assembly, language: LlamaForCausalLM) -> None:
+    alone, processor = language, assembly.processor
     ours = [processor.tokens.begin, *processor.encode(PROMPT)]
     theirs = list(ours)
     for _ in range(NEW_TOKENS):
@@ -126,14 +114,14 @@ def test_control_tokens_start_at_minus_five_whatever_was_read(assembly: Assembly
     assert torch.allclose(logits[..., control], torch.tensor(-5.0), atol=1e-4)
 
 
-def test_every_upstream_weight_arrives_unchanged(assembly: Assembly, parts: Path, llm: Path) -> None:
+def test_every_upstream_weight_arrives_unchanged(assembly: Assembly, parts: Path, language: LlamaForCausalLM) -> None:
     model = assembly.model
-    language = LlamaForCausalLM.from_pretrained(str(llm)).model.state_dict()
-    rows = language.pop("embed_tokens.weight")
+    spoken = language.model.state_dict()
+    rows = spoken.pop("embed_tokens.weight")
     assert torch.equal(model.language_model.embed_tokens.weight[: len(rows)], rows)
     vision = CLIPVisionModel.from_pretrained(str(parts / "vision")).state_dict()
     pairs = [
-        (model.language_model, language),
+        (model.language_model, spoken),
         (model.visual_tokenizer.encoder, {name: tensor for name, tensor in vision.items() if not name.startswith("post_layernorm.")}),
         (model.image_decoder.unet, UNet2DConditionModel.from_pretrained(str(parts / "diffusion" / "unet")).state_dict()),
         (model.image_decoder.vae, AutoencoderKL.from_pretrained(str(parts / "diffusion" / "vae")).state_dict()),
