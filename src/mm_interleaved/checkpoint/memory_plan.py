@@ -1,8 +1,8 @@
 """How much memory a model takes, counted on a model without numbers before anything is loaded.
 
 Only weights and what training keeps beside them are counted: activations come on top, and the cache of keys and values is given per
-document. Quantised plans hold the Linear weights of the language model's own layers in few bits; everything else — embeddings, head,
-MMFS, image decoder, visual tokenizer — stays in bfloat16, because it is trained or small.
+document. Quantised plans hold the Linear weights of the language model's own layers in few bits (`quantized.quantization`); everything
+else — embeddings, head, MMFS, image decoder, visual tokenizer — stays in bfloat16, because it is trained or small.
 """
 
 from __future__ import annotations
@@ -15,20 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mm_interleaved.checkpoint.quantized import INT4_BLOCK, INT4_SCALE_BLOCK, INT8_SCALE_BYTES
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import MMInterleavedConfig
 
 Format = Literal["fp32", "bf16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4")
-
-INT8_SCALE_BYTES = 4
-"""One float32 scale for each row of a weight."""
-
-INT4_GROUP = 128
-"""Weights that share a scale and a zero point."""
-
-INT4_GROUP_BYTES = 4
-"""A bfloat16 scale and a bfloat16 zero point."""
 
 TRAINING_BYTES = 16
 """Of one trained number: weight, gradient and AdamW's two averages, all float32."""
@@ -187,8 +179,8 @@ def tensor_bytes(tensor: Tensor, form: Format, *, quantised: bool) -> int:
         return 2 * count
     if form == "int8":
         return count + INT8_SCALE_BYTES * tensor.shape[0]
-    rows, columns = tensor.shape
-    return (count + 1) // 2 + INT4_GROUP_BYTES * rows * -(-columns // INT4_GROUP)
+    scales = -(-count // INT4_BLOCK)
+    return (count + 1) // 2 + scales + 4 * -(-scales // INT4_SCALE_BLOCK)
 
 
 def is_trained(name: str, patterns: Sequence[str] = TRAINED) -> bool:
