@@ -20,7 +20,11 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
     SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
 )
 
 from mm_interleaved.checkpoint.backbones import SPLIT_FILE, Assembly, assemble, convert_backbones
@@ -178,9 +182,36 @@ def _change_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
-def test_vision_transformers_without_a_class_token_are_refused(parts: Path, tmp_path: Path) -> None:
-    SiglipVisionConfig().save_pretrained(str(tmp_path))
-    with pytest.raises(ConfigError, match="'siglip_vision_model'"):
+@torch.no_grad()
+@pytest.mark.parametrize("whole", [True, False], ids=["whole_model", "vision_half"])
+def test_siglip_is_joined_with_its_own_numbers(parts: Path, tmp_path: Path, whole: bool) -> None:
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    torch.manual_seed(0)
+    upstream = SiglipVisionModel(SiglipVisionConfig(**sizes)).eval()
+    if whole:
+        SiglipModel(SiglipConfig(text_config={**sizes, "vocab_size": 9}, vision_config=sizes)).save_pretrained(str(tmp_path / "siglip"))
+        upstream = SiglipVisionModel.from_pretrained(str(tmp_path / "siglip")).eval()
+    else:
+        upstream.save_pretrained(str(tmp_path / "siglip"))
+    convert_backbones(tmp_path / "new", vision=tmp_path / "siglip", llm=parts / "tied", diffusion=parts / "diffusion", changes=CHANGES)
+    tokenizer = load_model(tmp_path / "new").visual_tokenizer
+    pixels = torch.rand(2, 3, 32, 32)
+    layers = upstream.encoder(upstream.embeddings((pixels - 0.5) / 0.5)).last_hidden_state
+    found = tokenizer.encoder((pixels - tokenizer.clip_mean) / tokenizer.clip_std).last_hidden_state
+    assert torch.allclose(found, layers, atol=1e-5)  # the adapter injects nothing at first
+    assert tokenizer(pixels).tokens.shape == (2, 4, 32)
+
+
+def test_vision_transformers_of_other_families_are_refused(parts: Path, tmp_path: Path) -> None:
+    ViTConfig().save_pretrained(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"'vit'.*siglip"):
         assemble(vision=tmp_path, llm=parts / "tied", diffusion=parts / "diffusion", changes=CHANGES)
 
 

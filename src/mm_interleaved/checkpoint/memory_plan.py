@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mm_interleaved.checkpoint.placement import waits
 from mm_interleaved.checkpoint.quantized import INT4_BLOCK, INT4_SCALE_BLOCK, INT8_SCALE_BYTES
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import MMInterleavedConfig
@@ -80,7 +81,9 @@ class MemoryPlan:
     devices: int
     """Devices that FSDP shards over."""
     largest_unit: dict[Format, int]
-    """Largest block that is loaded as a whole: what a device needs with CPU off-load, and beside its share with FSDP."""
+    """Largest block that FSDP gathers as a whole, beside a device's share."""
+    staying: dict[Format, int]
+    """What stays on the device while the language model's layers wait on the CPU, and the largest weight that is brought there."""
     key_value_bytes: int
     """Keys and values of one document of full length, in bfloat16."""
 
@@ -96,9 +99,9 @@ class MemoryPlan:
         """Bytes of all weights."""
         return sum(part.bytes[form] for part in self.parts)
 
-    def offloaded(self, form: Format) -> int:
-        """Bytes on the device when blocks come from the CPU one after the other, the next one while the last is computed."""
-        return 2 * self.largest_unit[form]
+    def offloaded(self, form: Format) -> int | None:
+        """Bytes on the device with `placement.offload_map`; None in few bits, which cannot wait elsewhere."""
+        return self.staying[form] if form in ("fp32", "bf16") else None
 
     def sharded(self, form: Format) -> int:
         """Bytes on each of `devices` with FSDP, without training: its share, one block as a whole, and the next one."""
@@ -158,6 +161,11 @@ def plan_of(model: nn.Module, *, devices: int = 1) -> MemoryPlan:
         devices=devices,
         largest_unit={
             form: max((sum(tensor_bytes(state[name], form, quantised=name in quantised) for name in unit) for unit in units), default=0)
+            for form in FORMATS
+        },
+        staying={
+            form: sum(tensor_bytes(tensor, form, quantised=name in quantised) for name, tensor in state.items() if not waits(name))
+            + max((tensor_bytes(tensor, form, quantised=name in quantised) for name, tensor in state.items() if waits(name)), default=0)
             for form in FORMATS
         },
         key_value_bytes=cached * FROZEN_BYTES,

@@ -78,7 +78,7 @@ def back(source: Source, target: Target, as_json: JsonOption = False) -> None:
 @app.command("backbones")
 @guarded
 def backbones(
-    vision: Annotated[Path, typer.Option(help="Folder of CLIP, or of its vision half.")],
+    vision: Annotated[Path, typer.Option(help="Folder of CLIP or SigLIP, or of its vision half.")],
     llm: Annotated[Path, typer.Option(help="Folder of a Llama-family model with its tokenizer, or a GGUF file.")],
     diffusion: Annotated[Path, typer.Option(help="diffusers folder with unet, vae and scheduler.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="New folder; it appears when it is complete.")],

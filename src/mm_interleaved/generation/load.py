@@ -106,8 +106,8 @@ def load(
             raise ConfigError("quantize and wait_on exclude each other: weights in few bits cannot wait elsewhere.")
         device_map = device_map or offload_map(read_config(folder), device=str(device), wait_on=wait_on)
     network = load_model(folder, **options, device_map=device_map or {"": device})
-    paints_on = next((weight.device.type for weight in network.image_decoder.parameters() if not weight.is_meta), torch.device(device).type)
-    network.image_decoder.choose_attention(paints_on)
+    painter: Any = network.image_decoder
+    painter.choose_attention(painter.negative_tokens.device.type)
     try:
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
