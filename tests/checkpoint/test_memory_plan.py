@@ -85,14 +85,18 @@ def settled(kind):
 
 def read(model):
     with torch.no_grad():
-        model.network(torch.tensor([[1, 30, 31, 32]]))  # a weight that is mapped from its file counts when it is used
+        model.network(torch.tensor([[1, 30, 31, 32]]))
+        for weight in model.network.parameters():
+            if not weight.is_meta:
+                weight.reshape(-1)[::512].sum()  # one number of every page: a mapped one is resident when it was used
 
 options = {"fp32": {"dtype": torch.float32}, "bf16": {}, "wait": {"wait_on": "disk"}}.get(form, {"quantize": form})
 options = {"dtype": torch.bfloat16, **options}
 plan = plan_of(empty_model(read_config(folder)))
 planned = plan.offloaded("bf16") if form == "wait" else plan.total(form)
-# Waiting weights are pages of their file, which the system may drop; whole tables that are mapped count where they are held.
-kind = "Anonymous:" if form == "wait" else "Rss:"
+# In the number type of their file, weights stay pages of that file and count as resident; otherwise they are the process's own, and
+# the pages of the file, which the system may drop at any time, do not count.
+kind = "Rss:" if form == "fp32" else "Anonymous:"
 read(load(first, **options))  # a small model: libraries, threads and buffers
 before, before_anonymous, peak, done = settled(kind), settled("Anonymous:"), 0, False
 
