@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,10 @@ class _AdaptedTransformer(nn.Module):
 
     class_tokens: int
     """Tokens before those of the patches."""
+    # Upstream's own.
+    config: Any
+    embeddings: Any
+    encoder: Any
 
     def __init__(self, config: CLIPVisionConfig | SiglipVisionConfig, adapter: AdapterConfig) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # upstream's class, next in line
