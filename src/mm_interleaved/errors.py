@@ -43,3 +43,7 @@ class GenerationError(MMInterleavedError):
 
 class StorageError(MMInterleavedError):
     """A result cannot be written: no space, no permission."""
+
+
+class DownloadError(MMInterleavedError):
+    """Something could not be fetched, or is not what its source names; what was fetched and made before is kept."""

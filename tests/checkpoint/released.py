@@ -86,29 +86,44 @@ def small_arguments(*, width: int = 16, vocabulary: int = 40) -> dict[str, Any]:
     }
 
 
+def released_shapes(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Empty tensors by their released names, in the released order."""
+    shapes = TABLE.rename(empty_model(config_from_published(dict(arguments))).state_dict(), direction="to_published")
+    return {name: shapes[name] for name in layout()}
+
+
+def filled(shapes: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Tensor]:
+    """Random numbers in the shapes of empty tensors."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(like.shape, generator=generator)
+        if like.is_floating_point()
+        else torch.arange(like.numel(), dtype=like.dtype).reshape(like.shape)
+        for name, like in shapes.items()
+    }
+
+
 def released_state(arguments: Mapping[str, Any], *, seed: int = 0) -> dict[str, Tensor]:
     """Random tensors by their released names, in the released order."""
-    shapes = TABLE.rename(empty_model(config_from_published(dict(arguments))).state_dict(), direction="to_published")
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for name in layout():
-        like = shapes[name]
-        state[name] = (
-            torch.randn(like.shape, generator=generator)
-            if like.is_floating_point()
-            else torch.arange(like.numel(), dtype=like.dtype).reshape(like.shape)
-        )
-    return state
+    return filled(released_shapes(arguments), seed=seed)
 
 
 def write_released(folder: Path, state: Mapping[str, Tensor]) -> Path:
-    """Writes two files and their index, cut in the middle."""
+    """Writes two files and their index, cut in the middle.
+
+    Args:
+        state: tensors by released names; those on the meta device are filled with random numbers one file at a time, so that a
+            checkpoint larger than the memory can be written.
+    """
     folder.mkdir(parents=True)
     names = list(state)
     half = len(names) // 2
     parts = dict(zip(FILES, (names[:half], names[half:]), strict=True))
-    for file, keys in parts.items():
-        torch.save({key: state[key].clone() for key in keys}, folder / file)
+    for seed, (file, keys) in enumerate(parts.items()):
+        tensors = {key: state[key] for key in keys}
+        if any(tensor.is_meta for tensor in tensors.values()):
+            tensors = filled(tensors, seed=seed)
+        torch.save({key: tensor if tensor._base is None else tensor.clone() for key, tensor in tensors.items()}, folder / file)
     total = sum(tensor.numel() * tensor.itemsize for tensor in state.values())
     weight_map = {key: file for file, keys in parts.items() for key in keys}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}

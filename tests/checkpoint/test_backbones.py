@@ -9,20 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoModelForCausalLM,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
-    CLIPVisionConfig,
     CLIPVisionModel,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
     SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
 )
 
 from mm_interleaved.checkpoint.backbones import SPLIT_FILE, Assembly, assemble, convert_backbones
@@ -32,20 +34,11 @@ from mm_interleaved.generation.load import load
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.testing import tiny_config
 from mm_interleaved.training.optim import freeze
+from tests.checkpoint.gguf_file import write_gguf
+from tests.checkpoint.upstream import CHANGES, write_painter_and_eyes
 
 PROMPT = "a cat sat"
 NEW_TOKENS = 16
-
-CHANGES: dict[str, Any] = {
-    "adapter": {"prior_width": 4, "points": 2, "value_ratio": 1.0, "feed_forward_ratio": 0.5, "extra_extractors": 1},
-    "resampler": {"queries": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward_width": 32},
-    "mmfs": {"heads": 2, "points": 2, "value_width": 16, "max_images": 8, "every": 2},
-    "image_decoder": {
-        "resampler": {"queries": 5, "heads": 2, "feed_forward_width": 32},
-        "mmfs": {"heads": 2, "points": 2, "value_width": 16},
-    },
-}
-"""Sizes of the new parts."""
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -74,20 +67,14 @@ def _language(folder: Path, *, tied: bool) -> Path:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random upstream models as upstream saves them."""
     folder = tmp_path_factory.mktemp("upstream")
-    config = tiny_config()
-    torch.manual_seed(0)
-    CLIPVisionModel(CLIPVisionConfig(**config.vision_config.to_dict())).save_pretrained(str(folder / "vision"))
+    write_painter_and_eyes(folder)
     _language(folder / "tied", tied=True)
     _language(folder / "untied", tied=False)
-    decoder = config.image_decoder_part
-    UNet2DConditionModel(sample_size=16, **decoder.unet).save_pretrained(str(folder / "diffusion" / "unet"))
-    AutoencoderKL(**decoder.vae).save_pretrained(str(folder / "diffusion" / "vae"))
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
-    scheduler.save_pretrained(str(folder / "diffusion" / "scheduler"))
+    write_gguf(LlamaForCausalLM.from_pretrained(str(folder / "tied")), _tokenizer(), folder / "tied.gguf")
     return folder
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "tied.gguf"])
 def llm(request: pytest.FixtureRequest, parts: Path) -> Path:
     return parts / request.param
 
@@ -102,10 +89,15 @@ def _logits(model: MMInterleavedForConditionalGeneration, token_ids: torch.Tenso
     return model.logits(model.read(model.embed(token_ids), visible=visible, cache=model.new_feature_cache()))
 
 
+@pytest.fixture(scope="module")
+def language(llm: Path) -> LlamaForCausalLM:
+    """The language model as upstream saved it; a GGUF file holds the same weights as the folder of its name."""
+    return LlamaForCausalLM.from_pretrained(str(llm.with_suffix("")), dtype=torch.float32).eval()
+
+
 @torch.no_grad()
-def test_its_text_is_token_for_token_that_of_the_language_model_alone(assembly: Assembly, llm: Path) -> None:
-    alone = AutoModelForCausalLM.from_pretrained(str(llm), dtype=torch.float32).eval()
-    processor = assembly.processor
+def test_its_text_is_token_for_token_that_of_the_language_model_alone(assembly: Assembly, language: LlamaForCausalLM) -> None:
+    alone, processor = language, assembly.processor
     ours = [processor.tokens.begin, *processor.encode(PROMPT)]
     theirs = list(ours)
     for _ in range(NEW_TOKENS):
@@ -126,14 +118,14 @@ def test_control_tokens_start_at_minus_five_whatever_was_read(assembly: Assembly
     assert torch.allclose(logits[..., control], torch.tensor(-5.0), atol=1e-4)
 
 
-def test_every_upstream_weight_arrives_unchanged(assembly: Assembly, parts: Path, llm: Path) -> None:
+def test_every_upstream_weight_arrives_unchanged(assembly: Assembly, parts: Path, language: LlamaForCausalLM) -> None:
     model = assembly.model
-    language = LlamaForCausalLM.from_pretrained(str(llm)).model.state_dict()
-    rows = language.pop("embed_tokens.weight")
+    spoken = language.model.state_dict()
+    rows = spoken.pop("embed_tokens.weight")
     assert torch.equal(model.language_model.embed_tokens.weight[: len(rows)], rows)
     vision = CLIPVisionModel.from_pretrained(str(parts / "vision")).state_dict()
     pairs = [
-        (model.language_model, language),
+        (model.language_model, spoken),
         (model.visual_tokenizer.encoder, {name: tensor for name, tensor in vision.items() if not name.startswith("post_layernorm.")}),
         (model.image_decoder.unet, UNet2DConditionModel.from_pretrained(str(parts / "diffusion" / "unet")).state_dict()),
         (model.image_decoder.vae, AutoencoderKL.from_pretrained(str(parts / "diffusion" / "vae")).state_dict()),
@@ -190,9 +182,36 @@ def _change_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
-def test_vision_transformers_without_a_class_token_are_refused(parts: Path, tmp_path: Path) -> None:
-    SiglipVisionConfig().save_pretrained(str(tmp_path))
-    with pytest.raises(ConfigError, match="'siglip_vision_model'"):
+@torch.no_grad()
+@pytest.mark.parametrize("whole", [True, False], ids=["whole_model", "vision_half"])
+def test_siglip_is_joined_with_its_own_numbers(parts: Path, tmp_path: Path, whole: bool) -> None:
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    torch.manual_seed(0)
+    upstream = SiglipVisionModel(SiglipVisionConfig(**sizes)).eval()
+    if whole:
+        SiglipModel(SiglipConfig(text_config={**sizes, "vocab_size": 9}, vision_config=sizes)).save_pretrained(str(tmp_path / "siglip"))
+        upstream = SiglipVisionModel.from_pretrained(str(tmp_path / "siglip")).eval()
+    else:
+        upstream.save_pretrained(str(tmp_path / "siglip"))
+    convert_backbones(tmp_path / "new", vision=tmp_path / "siglip", llm=parts / "tied", diffusion=parts / "diffusion", changes=CHANGES)
+    tokenizer = load_model(tmp_path / "new").visual_tokenizer
+    pixels = torch.rand(2, 3, 32, 32)
+    layers = upstream.encoder(upstream.embeddings((pixels - 0.5) / 0.5)).last_hidden_state
+    found = tokenizer.encoder((pixels - tokenizer.clip_mean) / tokenizer.clip_std).last_hidden_state
+    assert torch.allclose(found, layers, atol=1e-5)  # the adapter injects nothing at first
+    assert tokenizer(pixels).tokens.shape == (2, 4, 32)
+
+
+def test_vision_transformers_of_other_families_are_refused(parts: Path, tmp_path: Path) -> None:
+    ViTConfig().save_pretrained(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"'vit'.*siglip"):
         assemble(vision=tmp_path, llm=parts / "tied", diffusion=parts / "diffusion", changes=CHANGES)
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
 from mm_interleaved.checkpoint.memory_plan import FORMATS, TRAINED, is_trained, plan_memory, plan_of
+from mm_interleaved.checkpoint.native import save_model
 from mm_interleaved.checkpoint.published import config_from_published
 from mm_interleaved.errors import ConfigError
+from mm_interleaved.model.configuration import MMInterleavedConfig
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from mm_interleaved.testing import tiny_config, tiny_model
+from mm_interleaved.testing import tiny_config, tiny_model, tiny_processor
 from mm_interleaved.training.optim import freeze
 from tests.checkpoint.released import layout
 
@@ -56,6 +63,93 @@ def test_the_plan_of_the_tiny_model_agrees_with_its_memory(dtype: torch.dtype) -
     assert planned == pytest.approx(sum(storages.values()), rel=TOLERANCE)
 
 
+MEASURE = """
+import ctypes, gc, sys, threading, time
+import torch
+from pathlib import Path
+from mm_interleaved.checkpoint.convert import empty_model
+from mm_interleaved.checkpoint.memory_plan import plan_of
+from mm_interleaved.checkpoint.native import read_config
+from mm_interleaved.generation.load import load
+torch.set_num_threads(1)
+folder, form, first = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+
+def memory(kind):
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024
+
+def settled(kind):
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    return memory(kind)
+
+def read(model):
+    with torch.no_grad():
+        model.network(torch.tensor([[1, 30, 31, 32]]))
+        for weight in model.network.parameters():
+            if not weight.is_meta:
+                weight.reshape(-1)[::512].sum()  # one number of every page: a mapped one is resident when it was used
+
+options = {"fp32": {"dtype": torch.float32}, "bf16": {}, "wait": {"wait_on": "disk"}}.get(form, {"quantize": form})
+options = {"dtype": torch.bfloat16, **options}
+plan = plan_of(empty_model(read_config(folder)))
+planned = plan.offloaded("bf16") if form == "wait" else plan.total(form)
+# In the number type of their file, weights stay pages of that file and count as resident; otherwise they are the process's own, and
+# the pages of the file, which the system may drop at any time, do not count.
+kind = "Rss:" if form == "fp32" else "Anonymous:"
+read(load(first, **options))  # a small model: libraries, threads and buffers
+before, before_anonymous, peak, done = settled(kind), settled("Anonymous:"), 0, False
+
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, memory("Anonymous:"))
+        time.sleep(0.005)
+
+thread = threading.Thread(target=watch)
+thread.start()
+model = load(folder, **options)
+done = True
+thread.join()
+read(model)
+print(planned, settled(kind) - before, peak - before_anonymous)
+"""
+
+WIDE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 64}
+
+
+def _saved(folder: Path, *, layers: int, vocabulary: int) -> Path:
+    values = tiny_config().to_dict()
+    values["text_config"] |= {**WIDE, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    torch.manual_seed(0)
+    return save_model(MMInterleavedForConditionalGeneration(MMInterleavedConfig(**values)), tiny_processor(), folder)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A language model of 260 M numbers with tiny eyes and a tiny painter, in float32 on the disk; and one of 13 M."""
+    folder = tmp_path_factory.mktemp("models")
+    return _saved(folder / "large", layers=8, vocabulary=60_000), _saved(folder / "small", layers=1, vocabulary=300)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+@pytest.mark.parametrize("form", ["fp32", "bf16", "int8", "int4", "wait"])
+def test_the_plan_agrees_with_the_memory_of_a_process_that_loads_the_model(
+    folders: tuple[Path, Path], form: str, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    large, small = folders
+    command = [sys.executable, "-c", MEASURE, str(large), form, str(small)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    planned, held, peak = (int(number) for number in run.stdout.split()[-3:])
+    record_testsuite_property(form, f"planned {planned / 2**20:.1f} MiB, held {held / 2**20:.1f}, at most {peak / 2**20:.1f}")
+    assert held == pytest.approx(planned, rel=TOLERANCE)
+    if form == "bf16":
+        # From a file in float32: one copy in memory, plus what is being converted.
+        assert peak < (1 + TOLERANCE) * planned
+
+
 def test_trained_bytes_agree_with_a_training_step() -> None:
     model = tiny_model()
     names = freeze(model, [pattern for pattern in TRAINED if "control_head" not in pattern])
@@ -77,7 +171,9 @@ def test_fewer_bits_need_less_and_more_devices_need_less_each(full: MMInterleave
     assert totals == sorted(totals, reverse=True)
     for form in FORMATS:
         assert eight.total(form) / 8 < eight.sharded(form) < one.sharded(form) == one.total(form)
-        assert one.offloaded(form) < one.total(form)
+    assert one.offloaded("fp32") < one.total("fp32")
+    assert one.offloaded("bf16") < one.total("bf16")
+    assert one.offloaded("int8") is None  # in few bits nothing can wait elsewhere
     assert eight.training() < one.training()
 
 

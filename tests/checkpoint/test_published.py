@@ -34,6 +34,9 @@ def test_released_configuration_behaves_as_published() -> None:
     config = config_from_published({"model": {}})
     assert config.behaviour_part == PUBLISHED
     assert (config.text_config.hidden_size, config.text_config.vocab_size, config.image_tokens) == (5120, 32002, 64)
+    # The release holds no scheduler; its numbers are those of spec §4.2.
+    noise = {"kind": "ddpm", "train_steps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    assert config.image_decoder_part.noise == noise
 
 
 def test_a_path_instead_of_fields_is_refused() -> None:

@@ -21,7 +21,7 @@ def test_a_released_checkpoint_goes_there_and_back(mmi, tmp_path):
     source = write_released(tmp_path / "released", released_state(arguments))
     there = mmi("convert", "published", source, tmp_path / "native", "--config", tmp_path / "arguments.json", "--json")
     assert result_of(there)["tensors"] == 2659
-    assert "writing model.safetensors" in there.stderr
+    assert "writing model-00001-of-00002.safetensors" in there.stderr
     assert "--tokenizer" in there.stderr
     found = result_of(mmi("convert", "back", tmp_path / "native", tmp_path / "back", "--json"))
     assert found["files"] == list(FILES)
@@ -34,6 +34,10 @@ def test_wrong_folders_and_files_are_named(mmi, tmp_path):
     assert_user_error(mmi("convert", "back", tmp_path, tmp_path / "back"), "config.json")
     (tmp_path / "list.json").write_text("[]", encoding="utf-8")
     assert_user_error(mmi("convert", "published", tmp_path, tmp_path / "native", "--config", tmp_path / "list.json"), "list.json", "object")
+    assert_user_error(mmi("convert", "published", tmp_path), "SOURCE TARGET, or --from HUB-ID", "got 1 folders")
+    assert_user_error(mmi("convert", "published", tmp_path, tmp_path / "native", "--from", "a/b"), "the new folder alone")
+    assert_user_error(mmi("convert", "published", tmp_path, tmp_path / "native", "--revision", "main"), "--revision")
+    assert_user_error(mmi("convert", "published", tmp_path / "native", "--from", "nonsense"), "OWNER/NAME")
     parts = ("--vision", tmp_path, "--llm", tmp_path, "--diffusion", tmp_path)
     assert_user_error(mmi("convert", "backbones", *parts, "-o", tmp_path / "new"), str(tmp_path))
     assert_user_error(mmi("convert", "backbones", *parts, "-o", tmp_path / "new", "--dtype", "int3"), "--dtype")

@@ -10,6 +10,7 @@ from mm_interleaved.errors import ConfigError, GenerationError, ShapeError
 from mm_interleaved.generation.beam import beam_search
 from mm_interleaved.generation.published import draw_noise, generate_images, generate_texts
 from mm_interleaved.generation.published_options import HIDDEN_TOP_K, PublishedImageOptions, PublishedTextOptions
+from mm_interleaved.generation.published_prompts import PROMPTS
 from mm_interleaved.testing import tiny_model
 
 BEGIN, PAD, END, PICTURE = 0, 4, 2, 3  # of the little language of the beam tests; 1 is its only other word
@@ -292,3 +293,20 @@ def test_settings_that_cannot_work_are_refused(wrong):
 def test_image_settings_that_cannot_work_are_refused(wrong):
     with pytest.raises(ConfigError):
         PublishedImageOptions(**wrong)
+
+
+def test_released_prompts_stand_around_their_picture_with_the_released_settings():
+    prompt = PROMPTS["question"]
+    before, seen, after = prompt.segments(0, question="What is it?")
+    assert (before.strip(), seen) == ("Based on the image, please answer the question.", 0)
+    assert after == "What is it? Please provide an accurate answer within one word. The answer is:"
+    assert (prompt.options.max_new_tokens, prompt.options.min_length, prompt.options.beams) == (10, 0, 3)
+    assert PROMPTS["caption"].segments(0) == [0, " a photo of"]
+    with pytest.raises(ConfigError, match="'question'"):
+        prompt.segments(0)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_every_released_prompt_holds_its_picture_once(prompt):
+    fields = dict.fromkeys(("question", "caption", "turns", "box"), "x")
+    assert prompt.segments(0, **fields).count(0) == 1

@@ -13,13 +13,9 @@ from mm_interleaved.checkpoint.published import config_from_published, load_publ
 from mm_interleaved.generation.published import DenoisingStep, generate_images, generate_texts
 from mm_interleaved.generation.published_options import PublishedImageOptions, PublishedTextOptions
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from tests.parity.conftest import case_name, cases, published_record, published_weights, record, relative_error, tensors
+from tests.parity.conftest import TOLERANCE, case_name, cases, padded, published_record, published_weights, record, relative_error, tensors
 
 pytestmark = pytest.mark.parity
-
-TOLERANCE = 1e-4
-"""Of scores, predicted noise, latents and pictures, relative to the largest recorded value. Rounding grows with guidance and steps,
-but stays below it; a wrong condition, mask or noise gives more than 1e-2. Token ids must be equal."""
 
 CASES = cases("generate")
 
@@ -61,7 +57,7 @@ def _paint(path: Path) -> tuple[Tensor, list[DenoisingStep]]:
         _model(),
         *_rows(case),
         initial_latents=case["rng.initial_latents"],
-        step_noise=_padded(case["rng.step_noise"], options.steps),
+        step_noise=padded(case["rng.step_noise"], options.steps),
         targets=targets,
         guidance=options.guidance,
         watch=steps.append,
@@ -71,12 +67,6 @@ def _paint(path: Path) -> tuple[Tensor, list[DenoisingStep]]:
 
 def _rows(case: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return case["in.text_ids"], case["in.attention_mask"], case["in.image_tensors_u8"].float() / 255
-
-
-def _padded(noise: Tensor, steps: int) -> Tensor:
-    # Where a run ends at timestep 0, released code draws nothing for the last step.
-    missing = steps - noise.shape[0]
-    return torch.cat([noise, noise.new_zeros(missing, *noise.shape[1:])])
 
 
 def test_every_recorded_case_is_words_or_pictures() -> None:

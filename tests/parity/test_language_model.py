@@ -11,13 +11,9 @@ from transformers.cache_utils import DynamicCache
 
 from mm_interleaved.checkpoint.published import TABLE, config_from_published
 from mm_interleaved.model.language_model import MMFSInputs, MMFSLlamaModel, TextHead
-from tests.parity.conftest import case_name, cases, numbered, published_record, published_weights, relative_error, tensors
+from tests.parity.conftest import TOLERANCE, case_name, cases, numbered, published_record, published_weights, relative_error, tensors
 
 pytestmark = pytest.mark.parity
-
-TOLERANCE = 1e-4
-"""Relative to the largest recorded value. The published code itself differs by 1e-6 between float32 and float64; a wrong norm,
-mask or position gives more than 1e-2."""
 
 
 @pytest.fixture(scope="module")

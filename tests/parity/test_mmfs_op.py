@@ -17,7 +17,7 @@ from torch import Tensor
 from mm_interleaved.model.configuration import MMFSConfig
 from mm_interleaved.model.mmfs import MMFS
 from mm_interleaved.ops.deformable import BACKENDS
-from tests.parity.conftest import case_name, cases, record, relative_error, tensors
+from tests.parity.conftest import GRADIENT_TOLERANCE, TOLERANCE, case_name, cases, record, relative_error, tensors
 
 pytestmark = pytest.mark.parity
 
@@ -30,12 +30,6 @@ NAMES = {
     "output_proj": "output_projection",
     "query_relpos": "recency",
 }
-
-OUTPUT_TOLERANCE = 2e-5
-"""Absolute, outputs are of order 1. Float32 rounding: at most 1.3e-6 was measured over all paths."""
-
-GRADIENT_TOLERANCE = 1e-3
-"""Of the largest magnitude. At most 4e-7 was measured for the definition."""
 
 FAST = [name for name in BACKENDS if name != "reference"]
 
@@ -94,7 +88,7 @@ def _visible(mask: Tensor, queries: int) -> Tensor:
 @pytest.mark.parametrize("path", cases("mmfs_op"), ids=case_name)
 def test_mmfs_gives_the_recorded_output(path, backend):
     case = Case(path)
-    assert (case.run(backend) - case.recorded["out.output"]).abs().max() <= OUTPUT_TOLERANCE
+    assert relative_error(case.run(backend), case.recorded["out.output"]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("path", cases("mmfs_op"), ids=case_name)
@@ -104,16 +98,17 @@ def test_mmfs_samples_where_the_published_code_does(path):
         return  # recorded for some cases only; the output above depends on them in all
     locations, weights, _ = case.mmfs.attend(case.inputs["query"], case.inputs["reference_points"], case.visible, case.shapes, literal=True)
     locations = locations.expand(*weights.shape, 2)  # levels that are read at the same place share it
-    assert relative_error(locations.flatten(3, 4), case.recorded["mid.sampling_locations"]) <= 1e-5
-    assert relative_error(weights.flatten(3, 4), case.recorded["mid.attention_weights"]) <= 1e-5
+    assert relative_error(locations.flatten(3, 4), case.recorded["mid.sampling_locations"]) <= TOLERANCE
+    assert relative_error(weights.flatten(3, 4), case.recorded["mid.attention_weights"]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("path", cases("mmfs_op"), ids=case_name)
 def test_the_definition_gives_the_recorded_gradients(path):
     case = Case(path)
     found = case.gradients("reference")
-    worst = {name: relative_error(value, case.recorded[name]) for name, value in found.items() if case.recorded[name].any()}
-    assert len(worst) >= 4
+    compared = {name: value for name, value in found.items() if case.recorded[name].any()}
+    assert any(name.startswith("grad.param.") for name in compared)
+    worst = {name: relative_error(value, case.recorded[name], kind="gradients") for name, value in compared.items()}
     assert max(worst.values()) <= GRADIENT_TOLERANCE, worst
 
 

@@ -14,16 +14,22 @@ from mm_interleaved.checkpoint.rename import NameTable
 from mm_interleaved.model.configuration import MMInterleavedConfig
 from mm_interleaved.model.positions import resize_table
 from mm_interleaved.model.visual_tokenizer import VisualTokenizer
-from tests.parity.conftest import case_name, cases, numbered, published_record, published_weights, record, relative_error, tensors
+from tests.parity.conftest import (
+    TOLERANCE,
+    case_name,
+    cases,
+    numbered,
+    published_record,
+    published_weights,
+    record,
+    relative_error,
+    tensors,
+)
 
 pytestmark = pytest.mark.parity
 
 PREFIX = "visual_tokenizer."
 CASES = cases("visual_tokenizer")
-
-TOLERANCE = 1e-5
-"""Of the largest magnitude of a tensor. Float32 rounding, in another order of sums than the published code: at most 3e-6 was
-measured, the published code itself is 1e-6 away from float64. A wrong epsilon, resize rule or order of layers gives more than 1e-4."""
 
 
 def _weights_and_settings(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], int]:

@@ -12,15 +12,19 @@ from torch import Tensor
 from mm_interleaved.batch import IGNORED_TARGET, NO_DOCUMENT, NO_IMAGE, Batch, ModelOutput, NoiseDraw
 from mm_interleaved.checkpoint.published import TABLE, config_from_published, export_published, load_published
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from tests.parity.conftest import case_name, cases, published_record, published_weights, record, relative_error, tensors
+from tests.parity.conftest import (
+    GRADIENT_TOLERANCE,
+    TOLERANCE,
+    case_name,
+    cases,
+    published_record,
+    published_weights,
+    record,
+    relative_error,
+    tensors,
+)
 
 pytestmark = pytest.mark.parity
-
-TOLERANCE = 1e-4
-"""Of losses and activations, relative to the largest recorded value; float32 against float64 differs by 1e-6 in released code."""
-
-GRADIENT_TOLERANCE = 1e-3
-"""Of gradients: they pass the whole depth twice."""
 
 CASES = cases("whole_model")
 
@@ -139,7 +143,7 @@ def test_recorded_gradients_equal_ours(path: Path) -> None:
     for name, expected in recorded.items():
         if name not in gradients:
             wrong[name] = "no gradient"
-        elif (error := relative_error(gradients[name], expected)) > GRADIENT_TOLERANCE:
+        elif (error := relative_error(gradients[name], expected, kind="gradients")) > GRADIENT_TOLERANCE:
             wrong[name] = error
     assert not wrong
 

@@ -26,11 +26,11 @@ from transformers import (
     AutoModelForCausalLM,
     CLIPTextModel,
     CLIPTokenizer,
-    CLIPVisionConfig,
     CLIPVisionModel,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    SiglipVisionModel,
 )
 
 from mm_interleaved.checkpoint.card import CARD_FILE, LicensedPart, model_card
@@ -38,7 +38,7 @@ from mm_interleaved.checkpoint.memory_plan import TRAINED
 from mm_interleaved.checkpoint.native import save_model
 from mm_interleaved.checkpoint.tokenizers import make_processor, read_tokenizer
 from mm_interleaved.errors import CheckpointError, ConfigError
-from mm_interleaved.model.configuration import Behaviour, MMInterleavedConfig
+from mm_interleaved.model.configuration import Behaviour, MMInterleavedConfig, VisionConfig
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.model.language_model import LAYER_FAMILIES
 from mm_interleaved.model.vit_adapter import Extractor, map_sides
@@ -50,6 +50,12 @@ SPLIT_FILE = "training_split.json"
 
 LARGEST_ADAPTER = 4
 """Interaction blocks of the adapter; a shallower vision transformer has one per layer."""
+
+VISION_MODELS: dict[str, type[CLIPVisionModel] | type[SiglipVisionModel]] = {
+    **dict.fromkeys(("clip", "clip_vision_model"), CLIPVisionModel),
+    **dict.fromkeys(("siglip", "siglip_vision_model"), SiglipVisionModel),
+}
+"""Upstream's class by `model_type` of a folder: a whole model, or its vision half."""
 
 Loaded = TypeVar("Loaded")
 
@@ -78,7 +84,7 @@ def convert_backbones(
 
     Args:
         target: the new folder.
-        vision: folder of CLIP, or of its vision half.
+        vision: folder of CLIP or SigLIP, or of its vision half.
         llm: folder of a language model of the Llama family with its tokenizer, or a GGUF file.
         diffusion: diffusers folder with `unet`, `vae` and `scheduler`; with `text_encoder` and `tokenizer` the empty prompt becomes
             the negative condition.
@@ -94,7 +100,7 @@ def convert_backbones(
     assembly = assemble(vision=vision, llm=llm, diffusion=diffusion, changes=changes, seed=seed)
     cast("nn.Module", assembly.model).to(dtype)
     parts = (
-        LicensedPart("visual_tokenizer.encoder", vision.name, "see its model card (OpenAI CLIP: MIT)"),
+        LicensedPart("visual_tokenizer.encoder", vision.name, "see its model card (OpenAI CLIP: MIT; SigLIP: Apache-2.0)"),
         LicensedPart("language_model, text_head", llm.name, "see its model card (LLaMA, Vicuna: LLaMA licence)"),
         LicensedPart("image_decoder.unet, image_decoder.vae", diffusion.name, "see its model card (Stable Diffusion 2: OpenRAIL++-M)"),
         LicensedPart("everything else", "new, not trained", "none"),
@@ -123,7 +129,7 @@ def assemble(*, vision: Path, llm: Path, diffusion: Path, changes: Mapping[str, 
         for module in model.visual_tokenizer.encoder.modules():
             if isinstance(module, Extractor):
                 module.reset_parameters()
-    _copy(vision_model.state_dict(), model.visual_tokenizer.encoder, skip=("post_layernorm.",), new=("adapter_",), where=vision)
+    _copy(vision_model.state_dict(), model.visual_tokenizer.encoder, skip=("post_layernorm.", "head."), new=("adapter_",), where=vision)
     _copy(unet.state_dict(), model.image_decoder.unet, new=("skip_synchronizers.", "middle_synchronizer."), where=diffusion / "unet")
     _copy(vae.state_dict(), model.image_decoder.vae, where=diffusion / "vae")
     _copy_language(language, model, control, where=llm)
@@ -153,7 +159,7 @@ class _Companions:
 
 
 def _config(
-    vision: CLIPVisionConfig,
+    vision: VisionConfig,
     text: dict[str, Any],
     unet: Any,
     vae: Any,
@@ -200,14 +206,13 @@ def _ids(tokenizer: PreTrainedTokenizerFast, control: Sequence[int]) -> dict[str
     return ids | {"begin_image_token_id": control[0], "image_token_id": control[1]}
 
 
-def _read_vision(folder: Path) -> CLIPVisionModel:
-    config = _loaded(folder, lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True))
-    if config.model_type not in ("clip", "clip_vision_model"):
+def _read_vision(folder: Path) -> CLIPVisionModel | SiglipVisionModel:
+    kind = _loaded(folder, lambda: AutoConfig.from_pretrained(str(folder), local_files_only=True)).model_type
+    if kind not in VISION_MODELS:
         raise ConfigError(
-            f"{folder}: the vision transformer is of the kind '{config.model_type}'; the adapter stands around CLIP's, "
-            "which has a class token (model_type clip or clip_vision_model)."
+            f"{folder}: the vision transformer is of the kind '{kind}'; the adapter stands around those of {', '.join(VISION_MODELS)}."
         )
-    return _loaded(folder, lambda: CLIPVisionModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32))
+    return _loaded(folder, lambda: VISION_MODELS[kind].from_pretrained(str(folder), local_files_only=True, dtype=torch.float32))
 
 
 def _read_language(folder: Path, gguf_file: str | None) -> PreTrainedModel:

@@ -1,7 +1,8 @@
 """`mmi convert`: the released checkpoint becomes ours, and ours becomes the released form again, bit for bit.
 
-Nothing is loaded as a whole: names and shapes are compared first, then tensors go from file to file. What the released files were
-called, which keys lay in which and in what order, is kept in `published_files.json`, so that the way back ends where it began.
+Nothing is loaded as a whole: names and shapes are compared first, then tensors go from file to file, one released file after the
+other. What the released files were called, which keys lay in which and in what order, is kept in `published_files.json`, so that the
+way back ends where it began.
 
 Source: release `mm_interleaved_pretrain` (spec §9).
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mm_interleaved.checkpoint.card import CARD_FILE, PUBLISHED_PARTS, model_card
+from mm_interleaved.checkpoint.contents import check_index, check_names, check_shapes, open_all
 from mm_interleaved.checkpoint.native import INDEX_FILE, WEIGHTS_FILE, read_config
 from mm_interleaved.checkpoint.published import TABLE, config_from_published
 from mm_interleaved.checkpoint.rename import check_keys
@@ -39,9 +40,6 @@ SHARD_BYTES = 5 * 10**9
 PUBLISHED_SHARD_BYTES = 10 * 10**9
 """Largest file of the released form, for models that were never in it."""
 
-_LISTED = 4
-"""Keys that one error names."""
-
 Progress = Callable[[str], None]
 """Is told the name of each file that is about to be written."""
 
@@ -59,11 +57,11 @@ class Conversion:
     kept: tuple[str, ...]
     """Those of them that an earlier, interrupted run had finished."""
     source_checked: bool
-    """Whether the source had checksums; they then fit."""
+    """Whether the source had checksums, its own or those of a hub; they then fit."""
 
 
 def convert_published(
-    source: Path,
+    source: Path | ShardSet,
     target: Path,
     *,
     config: Mapping[str, Any] | None = None,
@@ -73,8 +71,11 @@ def convert_published(
 ) -> Conversion:
     """Writes a released checkpoint in our form, with the configuration that makes it behave as released.
 
+    Names, and shapes where the files are at hand, are compared before anything is written. Then one released file after the other
+    becomes files of ours, so that of a set on a hub (`hub.find_hub_shards`) only one lies on the disk at a time.
+
     Args:
-        source: folder with the released `*.bin` files, or safetensors files of the same names.
+        source: folder with the released `*.bin` files, or safetensors files of the same names; or such a set.
         target: new folder; it appears when it is complete. An interrupted run is continued.
         config: the released constructor arguments, see `config_from_published`; None is the released 13-billion model.
         tokenizer: folder of the tokenizer that the release was trained with; without it the model gets no processor.
@@ -83,34 +84,41 @@ def convert_published(
     Raises:
         CheckpointError: a file is damaged or missing, or a key is missing, surplus or of another shape; file and key are named.
         ConfigError: the tokenizer has other ids than the model.
+        DownloadError: a file cannot be fetched; what was finished stays for the next run.
         StorageError: the target exists, or cannot be written.
     """
     native_config = config_from_published(dict(config) if config is not None else {"model": {}})
     processor = None
     if tokenizer is not None:
         processor = make_processor(read_tokenizer(tokenizer), native_config, where=str(tokenizer))
-    empty = empty_model(native_config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
-    shards = find_shards(source)
-    checked = check_sums(source, shards.files)
-    found = _read_all(shards)
-    _check_published(shards, found, empty)
-    flat = {key: tensor for tensors in found.values() for key, tensor in tensors.items()}
-    renamed = TABLE.rename(flat, shapes, where=str(source))
-    tensors = {name: renamed[name] for name in shapes}
-    record = {
-        "index_name": shards.index_name,
-        "index_text": shards.index_text,
-        "files": {name: list(keys) for name, keys in found.items()},
-    }
-
-    files = _cut(tensors, shard_bytes, stem="model", suffix="safetensors", single=WEIGHTS_FILE)
-    plan = {"source": _identity(shards), "config": native_config.to_dict(), "files": files, "processor": str(tokenizer)}
-    with staged(target, _plain(plan), size=_bytes(tensors.values())) as staging:
-        _write_files(staging.make, files, tensors, progress)
+    own = empty_model(native_config).state_dict()
+    expected = TABLE.rename(own, direction="to_published")
+    shards = find_shards(source) if isinstance(source, Path) else source
+    checked = not shards.at_hand or check_sums(shards.folder, shards.files)
+    keys = _keys(shards, expected)
+    ours = dict(zip(expected, own, strict=True))
+    order = {name: place for place, name in enumerate(own)}
+    held = {name: sorted((ours[key] for key in listed), key=order.__getitem__) for name, listed in keys.items()}
+    pieces = _pieces(shards, held, own, shard_bytes)
+    files = {file: names for made in pieces.values() for file, names in made.items()}
+    plan = {"source": shards.identity(), "config": native_config.to_dict(), "files": files, "processor": str(tokenizer)}
+    with staged(target, _plain(plan), size=_disk_bytes(shards)) as staging:
+        for name, made in pieces.items():
+            if name in staging.notes and all(staging.stands(file) for file in made):
+                continue
+            with shards.file(name, staging.scratch) as path:
+                found = {name: open_shard(path)}
+                check_index(shards, found)
+                if shards.weight_map is None and not shards.at_hand:
+                    check_names(shards, found, expected)
+                check_shapes(shards, found, expected)
+                _write_files(staging.make, made, TABLE.rename(found[name]), progress)
+                staging.note(name, list(found[name]))
+        tensors = {key: tensor for file in files for key, tensor in open_shard(staging.folder / file).items()}
         if len(files) > 1:
             _write_json(staging.folder / INDEX_FILE, _index(files, tensors))
-        _write_json(staging.folder / RECORD_FILE, record)
+        record = {"index_name": shards.index_name, "index_text": shards.index_text}
+        _write_json(staging.folder / RECORD_FILE, record | {"files": {name: staging.notes[name] for name in shards.files}})
         native_config.architectures = [MMInterleavedForConditionalGeneration.__name__]
         native_config.dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
         native_config.save_pretrained(str(staging.folder))
@@ -135,19 +143,20 @@ def convert_back(source: Path, target: Path, *, progress: Progress | None = None
     config = read_config(source)
     shards = find_shards(source)
     checked = check_sums(source, shards.files)
-    found = {key: tensor for tensors in _read_all(shards).values() for key, tensor in tensors.items()}
+    found = {key: tensor for tensors in open_all(shards).values() for key, tensor in tensors.items()}
     own = empty_model(config).state_dict()
     check_keys(found, {name: tuple(tensor.shape) for name, tensor in own.items()}, where=str(source))
     tensors = TABLE.rename({name: found[name] for name in own}, direction="to_published", where=str(source))
     record = _read_record(source, set(tensors))
     files: dict[str, list[str]]
     if record is None:
-        files = _cut(tensors, PUBLISHED_SHARD_BYTES, stem="pytorch_model", suffix="bin", single="pytorch_model.bin")
+        groups = _cut({name: _bytes([tensor]) for name, tensor in tensors.items()}, PUBLISHED_SHARD_BYTES)
+        files = dict(zip(_file_names(len(groups), stem="pytorch_model", suffix="bin", single="pytorch_model.bin"), groups, strict=True))
         index_name = f"pytorch_model.bin{INDEX_SUFFIX}" if len(files) > 1 else None
         index_text = json.dumps(_index(files, tensors), indent=2, sort_keys=True) + "\n"
     else:
         files, index_name, index_text = record["files"], record["index_name"], record["index_text"]
-    with staged(target, _plain({"source": _identity(shards), "files": files}), size=_bytes(tensors.values())) as staging:
+    with staged(target, _plain({"source": shards.identity(), "files": files}), size=_bytes(tensors.values())) as staging:
         _write_files(staging.make, files, tensors, progress)
         if index_name is not None:
             (staging.folder / index_name).write_text(index_text, encoding="utf-8")
@@ -160,65 +169,58 @@ def empty_model(config: MMInterleavedConfig) -> MMInterleavedForConditionalGener
         return MMInterleavedForConditionalGeneration(config)
 
 
-def _read_all(shards: ShardSet) -> dict[str, dict[str, Tensor]]:
-    opened: dict[str, dict[str, Tensor]] = {}
-    origin: dict[str, str] = {}
+def _keys(shards: ShardSet, expected: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The keys of each file, held to the model; shapes too, if the files are at hand."""
+    if shards.at_hand:
+        opened = open_all(shards)
+        keys = {name: list(tensors) for name, tensors in opened.items()}
+        check_names(shards, keys, expected)
+        check_shapes(shards, opened, expected)
+        return keys
+    if shards.weight_map is None:
+        return {name: list(expected) for name in shards.files}  # one file, which is looked at when it is there
+    keys = {name: [] for name in shards.files}
+    for key, name in shards.weight_map.items():
+        keys[name].append(key)
+    check_names(shards, keys, expected)
+    return keys
+
+
+def _pieces(shards: ShardSet, held: Mapping[str, list[str]], shapes: Mapping[str, Tensor], limit: int) -> dict[str, dict[str, list[str]]]:
+    """For each released file the files that it becomes, and the names in them; known before anything is fetched."""
+    groups: dict[str, list[list[str]]] = {}
+    for name, names in held.items():
+        numbers = sum(shapes[each].numel() for each in names)
+        # Bytes of a number: those of the largest type that fits the size of the file, which is a little more than that of its numbers.
+        width = next((bytes_ for bytes_ in (1, 2, 4) if shards.size(name) <= 1.02 * bytes_ * numbers), 8)
+        groups[name] = _cut({each: width * shapes[each].numel() for each in names}, limit)
+    files = iter(_file_names(sum(map(len, groups.values())), stem="model", suffix="safetensors", single=WEIGHTS_FILE))
+    return {name: {next(files): group for group in each} for name, each in groups.items()}
+
+
+def _disk_bytes(shards: ShardSet) -> int:
+    """The most that lies on the disk at once besides a source that was there before."""
+    written = most = 0
     for name in shards.files:
-        opened[name] = open_shard(shards.folder / name)
-        for key in opened[name]:
-            if key in origin:
-                raise CheckpointError(f"{shards.folder / name}: the key '{key}' is also in {origin[key]}; keep one set of files.")
-            origin[key] = name
-    for key, name in (shards.weight_map or {}).items():
-        if origin.get(key) != name:
-            found = f"it is in {origin[key]}" if key in origin else "no file has it"
-            raise CheckpointError(
-                f"{shards.folder / name}: {shards.index_name} expects the key '{key}' here, {found}; download the set again."
-            )
-    for key, name in origin.items():
-        if shards.weight_map is not None and key not in shards.weight_map:
-            raise CheckpointError(f"{shards.folder / name}: {shards.index_name} does not list the key '{key}'; download the set again.")
-    return opened
+        written += shards.size(name)
+        most = max(most, written if shards.at_hand else written + shards.size(name))
+    return most
 
 
-def _check_published(shards: ShardSet, found: Mapping[str, Mapping[str, Tensor]], empty: torch.nn.Module) -> None:
-    """Holds every file to the released layout, so that errors name the file, too."""
-    expected = {name: tuple(tensor.shape) for name, tensor in TABLE.rename(empty.state_dict(), direction="to_published").items()}
-    missing = set(expected) - {key for tensors in found.values() for key in tensors}
-    for name, tensors in found.items():
-        path = shards.folder / name
-        if surplus := [key for key in tensors if key not in expected]:
-            nearest = get_close_matches(surplus[0], sorted(missing)[:2000], n=1, cutoff=0.6)
-            hint = f" (nearest missing one: '{nearest[0]}')" if nearest else ""
-            raise CheckpointError(f"{path}: {len(surplus)} keys that the model does not have: {_listed(surplus)}{hint}.")
-        if differing := [key for key, tensor in tensors.items() if tuple(tensor.shape) != expected[key]]:
-            key = differing[0]
-            raise CheckpointError(
-                f"{path}: {len(differing)} keys of another shape: '{key}' is {tuple(tensors[key].shape)}, the model has {expected[key]}; "
-                "give the configuration that this checkpoint was made with (--config)."
-            )
-    if missing:
-        listed = [key for key in expected if key in missing]
-        raise CheckpointError(f"{shards.folder} ({', '.join(shards.files)}): {len(missing)} keys are missing: {_listed(listed)}.")
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
-    return ", ".join(f"'{key}'" for key in keys[:_LISTED]) + more
-
-
-def _cut(tensors: Mapping[str, Tensor], limit: int, *, stem: str, suffix: str, single: str) -> dict[str, list[str]]:
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in tensors.items():
-        if groups[-1] and size + _bytes([tensor]) > limit:
+def _cut(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    groups: list[list[str]] = []
+    filled = 0
+    for name, size in sizes.items():
+        if not groups or filled + size > limit:
             groups.append([])
-            size = 0
+            filled = 0
         groups[-1].append(name)
-        size += _bytes([tensor])
-    if len(groups) == 1:
-        return {single: groups[0]}
-    return {f"{stem}-{number:05d}-of-{len(groups):05d}.{suffix}": group for number, group in enumerate(groups, start=1)}
+        filled += size
+    return groups
+
+
+def _file_names(count: int, *, stem: str, suffix: str, single: str) -> list[str]:
+    return [single] if count == 1 else [f"{stem}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]
 
 
 def _write_files(
@@ -253,11 +255,6 @@ def _read_record(source: Path, keys: set[str]) -> dict[str, Any] | None:
             f"{source / RECORD_FILE} lists other keys than the weights ({some}); remove it to get files of the usual names."
         )
     return record
-
-
-def _identity(shards: ShardSet) -> list[list[Any]]:
-    stats = [(shards.folder / name).stat() for name in shards.files]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(shards.files, stats, strict=True)]
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How much memory a model takes, counted on a model without numbers before anything is loaded.
 
 Only weights and what training keeps beside them are counted: activations come on top, and the cache of keys and values is given per
-document. Quantised plans hold the Linear weights of the language model's own layers in few bits; everything else — embeddings, head,
-MMFS, image decoder, visual tokenizer — stays in bfloat16, because it is trained or small.
+document. Quantised plans hold the Linear weights of the language model's own layers in few bits (`quantized.quantization`); everything
+else — embeddings, head, MMFS, image decoder, visual tokenizer — stays in bfloat16, because it is trained or small.
 """
 
 from __future__ import annotations
@@ -15,20 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mm_interleaved.checkpoint.placement import waits
+from mm_interleaved.checkpoint.quantized import INT4_BLOCK, INT4_SCALE_BLOCK, INT8_SCALE_BYTES
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import MMInterleavedConfig
 
 Format = Literal["fp32", "bf16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4")
-
-INT8_SCALE_BYTES = 4
-"""One float32 scale for each row of a weight."""
-
-INT4_GROUP = 128
-"""Weights that share a scale and a zero point."""
-
-INT4_GROUP_BYTES = 4
-"""A bfloat16 scale and a bfloat16 zero point."""
 
 TRAINING_BYTES = 16
 """Of one trained number: weight, gradient and AdamW's two averages, all float32."""
@@ -88,7 +81,9 @@ class MemoryPlan:
     devices: int
     """Devices that FSDP shards over."""
     largest_unit: dict[Format, int]
-    """Largest block that is loaded as a whole: what a device needs with CPU off-load, and beside its share with FSDP."""
+    """Largest block that FSDP gathers as a whole, beside a device's share."""
+    staying: dict[Format, int]
+    """What stays on the device while the language model's layers wait on the CPU, and the largest weight that is brought there."""
     key_value_bytes: int
     """Keys and values of one document of full length, in bfloat16."""
 
@@ -104,9 +99,9 @@ class MemoryPlan:
         """Bytes of all weights."""
         return sum(part.bytes[form] for part in self.parts)
 
-    def offloaded(self, form: Format) -> int:
-        """Bytes on the device when blocks come from the CPU one after the other, the next one while the last is computed."""
-        return 2 * self.largest_unit[form]
+    def offloaded(self, form: Format) -> int | None:
+        """Bytes on the device with `placement.offload_map`; None in few bits, which cannot wait elsewhere."""
+        return self.staying[form] if form in ("fp32", "bf16") else None
 
     def sharded(self, form: Format) -> int:
         """Bytes on each of `devices` with FSDP, without training: its share, one block as a whole, and the next one."""
@@ -168,6 +163,11 @@ def plan_of(model: nn.Module, *, devices: int = 1) -> MemoryPlan:
             form: max((sum(tensor_bytes(state[name], form, quantised=name in quantised) for name in unit) for unit in units), default=0)
             for form in FORMATS
         },
+        staying={
+            form: sum(tensor_bytes(tensor, form, quantised=name in quantised) for name, tensor in state.items() if not waits(name))
+            + max((tensor_bytes(tensor, form, quantised=name in quantised) for name, tensor in state.items() if waits(name)), default=0)
+            for form in FORMATS
+        },
         key_value_bytes=cached * FROZEN_BYTES,
     )
 
@@ -187,8 +187,8 @@ def tensor_bytes(tensor: Tensor, form: Format, *, quantised: bool) -> int:
         return 2 * count
     if form == "int8":
         return count + INT8_SCALE_BYTES * tensor.shape[0]
-    rows, columns = tensor.shape
-    return (count + 1) // 2 + INT4_GROUP_BYTES * rows * -(-columns // INT4_GROUP)
+    scales = -(-count // INT4_BLOCK)
+    return (count + 1) // 2 + scales + 4 * -(-scales // INT4_SCALE_BLOCK)
 
 
 def is_trained(name: str, patterns: Sequence[str] = TRAINED) -> bool:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mm_interleaved.checkpoint import auto  # noqa: F401  (whoever reads or writes checkpoints can use the Auto classes)
 from mm_interleaved.checkpoint.rename import check_keys
 from mm_interleaved.errors import CheckpointError, ConfigError, StorageError
 from mm_interleaved.model.configuration import MMInterleavedConfig

@@ -12,7 +12,8 @@ import mmap
 import pickle
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,26 @@ class ShardSet:
     """Key → file, as the index has it."""
 
     @property
-    def size(self) -> int:
-        """Bytes of all weight files."""
-        return sum((self.folder / name).stat().st_size for name in self.files)
+    def at_hand(self) -> bool:
+        """Whether all files can be opened at any time; otherwise each is fetched when it is needed and does not stay."""
+        return True
+
+    def size(self, name: str) -> int:
+        """Bytes of one file."""
+        return (self.folder / name).stat().st_size
+
+    def identity(self) -> list[list[Any]]:
+        """What tells this set from every other, as JSON."""
+        return [[name, self.size(name), (self.folder / name).stat().st_mtime_ns] for name in self.files]
+
+    @contextmanager
+    def file(self, name: str, scratch: Path) -> Iterator[Path]:
+        """Hands out one file.
+
+        Args:
+            scratch: folder for what is fetched.
+        """
+        yield self.folder / name
 
 
 def find_shards(folder: Path) -> ShardSet:
@@ -72,22 +90,34 @@ def find_shards(folder: Path) -> ShardSet:
     Raises:
         CheckpointError: there are none, one is missing, or files of several sets lie together.
     """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return ShardSet(folder=folder, **choose_shards(folder, names, lambda name: (folder / name).read_text(encoding="utf-8")))
+
+
+def choose_shards(folder: Path, names: Sequence[str], read: Callable[[str], str]) -> dict[str, Any]:
+    """Chooses the weight files among the names in a folder; the fields of `ShardSet`. Rules and errors as in `find_shards`.
+
+    Args:
+        folder: for messages.
+        read: gives the text of an index file.
+    """
     for kind in ("safetensors", "bin"):
-        indices = sorted(folder.glob(f"*.{kind}{INDEX_SUFFIX}"))
-        files = sorted(path.name for path in folder.glob(f"*.{kind}"))
+        indices = sorted(name for name in names if name.endswith(f".{kind}{INDEX_SUFFIX}"))
+        files = sorted(name for name in names if name.endswith(f".{kind}"))
         if len(indices) > 1:
-            raise CheckpointError(f"{folder} holds several indices: {', '.join(path.name for path in indices)}; keep one set of files.")
+            raise CheckpointError(f"{folder} holds several indices: {', '.join(indices)}; keep one set of files.")
         if indices:
-            return _by_index(folder, indices[0], files)
+            return _by_index(folder / indices[0], files, read)
         if files:
             _check_one_set(folder, files)
-            return ShardSet(folder=folder, files=tuple(files))
+            return {"files": tuple(files)}
     raise CheckpointError(f"{folder} holds neither *.safetensors nor *.bin; give the folder of the checkpoint.")
 
 
-def _by_index(folder: Path, path: Path, files: list[str]) -> ShardSet:
+def _by_index(path: Path, files: list[str], read: Callable[[str], str]) -> dict[str, Any]:
+    folder = path.parent
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read(path.name)
         weight_map = json.loads(text)["weight_map"]
         named = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -100,7 +130,7 @@ def _by_index(folder: Path, path: Path, files: list[str]) -> ShardSet:
             raise CheckpointError(f"{folder / name} is missing; {path.name} expects '{key}' in it. Copy the file, too.")
     if surplus := [name for name in files if name not in named]:
         raise CheckpointError(f"{folder / surplus[0]} is not named by {path.name}: files of several sets lie together; remove one set.")
-    return ShardSet(folder=folder, files=tuple(named), index_name=path.name, index_text=text, weight_map=weight_map)
+    return {"files": tuple(named), "index_name": path.name, "index_text": text, "weight_map": weight_map}
 
 
 def _check_one_set(folder: Path, files: list[str]) -> None:

@@ -1,7 +1,7 @@
 """A folder that is written in many steps and appears when it is complete.
 
-Until then it lies beside its place as `.NAME.unfinished`. A run that was killed leaves it, and the next one goes on behind the last
-finished file if it would write the same; after an error it is removed.
+Until then it lies beside its place as `.NAME.unfinished`. A run that was killed, or whose source could not be reached, leaves it, and
+the next one goes on behind the last finished file if it would write the same; after any other error it is removed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from typing import Any
 
 from mm_interleaved.checkpoint.native import sync
 from mm_interleaved.checkpoint.shards import sha256_of
-from mm_interleaved.errors import CheckpointError, StorageError
+from mm_interleaved.errors import CheckpointError, DownloadError, StorageError
 
 CHECKSUMS_FILE = "SHA256SUMS"
 """In the format of `sha256sum --check`."""
 
 _PLAN_FILE = ".plan.json"
 _DONE_FILE = ".done.json"
+_NOTES_FILE = ".notes.json"
 _LOCK_FILE = ".lock"
+_SCRATCH = ".scratch"
 
 _SPARE_BYTES = 64 * 2**20
 """Left free on the disk, for everything besides weights."""
@@ -33,24 +35,41 @@ _SPARE_BYTES = 64 * 2**20
 class Staging:
     """The unfinished folder; its files are made one by one."""
 
-    def __init__(self, folder: Path, done: dict[str, str]) -> None:
+    def __init__(self, folder: Path, done: dict[str, str], notes: dict[str, Any]) -> None:
         self.folder = folder
         """Where files are written for now."""
         self.done = done
         """Finished files and their SHA-256."""
+        self.notes = notes
+        """What an earlier run noted, for the end."""
         self.kept: list[str] = []
         """Files that an earlier run had finished."""
+        self.scratch = folder / _SCRATCH
+        """Folder for what is needed for a while and does not stay."""
+
+    def stands(self, name: str) -> bool:
+        """Whether an earlier run finished a file; it is then kept."""
+        if name not in self.kept:
+            path = self.folder / name
+            if name not in self.done or not path.is_file() or sha256_of(path) != self.done[name]:
+                return False
+            self.kept.append(name)
+        return True
 
     def make(self, name: str, write: Callable[[Path], None]) -> None:
         """Writes one file, unless it stands there already with the right checksum."""
-        path = self.folder / name
-        if name in self.done and path.is_file() and sha256_of(path) == self.done[name]:
-            self.kept.append(name)
+        if self.stands(name):
             return
+        path = self.folder / name
         write(path)
         sync(path)
         self.done[name] = sha256_of(path)
         _write_json(self.folder / _DONE_FILE, self.done)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps something for the end, or for the next run, as JSON."""
+        self.notes[name] = value
+        _write_json(self.folder / _NOTES_FILE, self.notes)
 
 
 @contextmanager
@@ -79,12 +98,15 @@ def staged(folder: Path, plan: Mapping[str, Any], *, size: int) -> Iterator[Stag
                 lines = [f"{digest}  {name}\n" for name, digest in sorted(staging.done.items())]
                 (partial / CHECKSUMS_FILE).write_text("".join(lines), encoding="utf-8")
                 sync(partial / CHECKSUMS_FILE)
-                for name in (_PLAN_FILE, _DONE_FILE, _LOCK_FILE):
+                shutil.rmtree(staging.scratch, ignore_errors=True)
+                for name in (_PLAN_FILE, _DONE_FILE, _NOTES_FILE, _LOCK_FILE):
                     (partial / name).unlink(missing_ok=True)
                 if folder.exists():
                     folder.rmdir()
                 partial.rename(folder)
                 sync(folder.parent)
+            except DownloadError:
+                raise  # the next run goes on
             except Exception:
                 # What failed would fail again, and a half of a large model fills the disk. A killed run comes by another way.
                 shutil.rmtree(partial, ignore_errors=True)
@@ -127,8 +149,8 @@ def _open(partial: Path, plan: dict[str, Any]) -> Staging:
             if path.name != _LOCK_FILE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         _write_json(partial / _PLAN_FILE, plan)
-    done = _read_json(partial / _DONE_FILE)
-    return Staging(partial, done if isinstance(done, dict) else {})
+    done, notes = (_read_json(partial / name) for name in (_DONE_FILE, _NOTES_FILE))
+    return Staging(partial, done if isinstance(done, dict) else {}, notes if isinstance(notes, dict) else {})
 
 
 def _lock(descriptor: int, folder: Path) -> None:

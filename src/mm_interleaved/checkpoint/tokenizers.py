@@ -61,6 +61,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, config: MMInterleavedConf
         context_limit=config.text_config.max_position_embeddings,
         isolate_documents=config.behaviour_part.isolate_documents,
         minimum_context=config.behaviour_part.minimum_context,
+        strip_texts=config.behaviour_part.strip_texts,
     )
     tokens = processor.tokens
     for name, found in (("begin_image_token_id", tokens.begin_image), ("image_token_id", tokens.image)):

@@ -13,6 +13,7 @@ from mm_interleaved.errors import ConfigError
 
 if TYPE_CHECKING:
     from mm_interleaved.checkpoint.convert import Conversion
+    from mm_interleaved.checkpoint.shards import ShardSet
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,8 +26,13 @@ Target = Annotated[Path, typer.Argument(help="New folder; it appears when it is 
 @app.command("published")
 @guarded
 def published(
-    source: Source,
-    target: Target,
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="[SOURCE] TARGET", help="Folder of the checkpoint, unless --from is given, and the new folder.")
+    ],
+    hub: Annotated[
+        str | None, typer.Option("--from", metavar="HUB-ID", help="Fetch it: OWNER/NAME or OWNER/NAME/FOLDER, one file at a time.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of --from; the main branch by default.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer it was trained with (Vicuna 13B v1.3).")] = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON with the released constructor arguments, if not the released 13B model.")
@@ -37,7 +43,22 @@ def published(
     from mm_interleaved.checkpoint.convert import convert_published
 
     output = Output(as_json=as_json)
+    if len(folders) != (1 if hub else 2):
+        wanted = (
+            "the new folder alone, since --from says where the checkpoint is" if hub else "two folders, SOURCE TARGET, or --from HUB-ID"
+        )
+        raise ConfigError(f"convert published: expected {wanted}; got {len(folders)} folders.")
+    if revision is not None and hub is None:
+        raise ConfigError("--revision: expected only beside --from HUB-ID.")
+    target = folders[-1]
     arguments = None if config is None else read_object(config)
+    source: Path | ShardSet = folders[0]
+    if hub is not None:
+        from mm_interleaved.checkpoint.hub import find_hub_shards
+
+        source = find_hub_shards(hub, revision=revision)
+        sizes = sum(source.size(name) for name in source.files)
+        output.progress.print(f"{source.folder} at {source.commit[:12]}: {len(source.files)} files, {sizes / 1e9:.1f} GB")
     done = convert_published(source, target, config=arguments, tokenizer=tokenizer, progress=lambda name: _show(output, name))
     _tell(output, done)
     if tokenizer is None:
@@ -57,7 +78,7 @@ def back(source: Source, target: Target, as_json: JsonOption = False) -> None:
 @app.command("backbones")
 @guarded
 def backbones(
-    vision: Annotated[Path, typer.Option(help="Folder of CLIP, or of its vision half.")],
+    vision: Annotated[Path, typer.Option(help="Folder of CLIP or SigLIP, or of its vision half.")],
     llm: Annotated[Path, typer.Option(help="Folder of a Llama-family model with its tokenizer, or a GGUF file.")],
     diffusion: Annotated[Path, typer.Option(help="diffusers folder with unet, vae and scheduler.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="New folder; it appears when it is complete.")],

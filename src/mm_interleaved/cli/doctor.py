@@ -72,6 +72,7 @@ def plan_table(plan: MemoryPlan) -> list[str]:
         f"keys and values of one document of full length: {_gib(plan.key_value_bytes)} GiB; activations come on top",
         f"training with the published split ({plan.trained / 1e6:,.1f} M trained): {_gib(plan.training())} GiB on each of {plan.devices}",
         "int8 and int4 hold the language model's layers in few bits, everything else in bfloat16",
+        "CPU off-load: the language model's attention and MLP weights wait on the CPU and are brought one by one",
     ]
 
 
@@ -117,5 +118,5 @@ def _nano_config() -> MMInterleavedConfig:
     raise ConfigError(f"'{NANO}': neither a model in the box nor {NANO_CONFIG} was found; name the folder of a checkpoint.")
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.2f}"
+def _gib(size: int | None) -> str:
+    return "–" if size is None else f"{size / 2**30:,.2f}"

@@ -5,6 +5,7 @@ Exit status: 0; 2 for what a user can mend (one line, no traceback); 1 for our o
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -42,6 +43,8 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")] = False,
 ) -> None:
     traceback_wanted.set(traceback)
+    # Where bitsandbytes is installed, diffusers imports it, and on CPUs it then warns of a package that it can do without.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def run() -> None:

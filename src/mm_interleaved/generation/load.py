@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from mm_interleaved.checkpoint.native import load_model, model_hash, save_model
+from mm_interleaved.checkpoint.native import load_model, model_hash, read_config, save_model
+from mm_interleaved.checkpoint.placement import WaitingPlace, offload_map
+from mm_interleaved.checkpoint.quantized import FewBits, quantization
 from mm_interleaved.document import Document
-from mm_interleaved.errors import CheckpointError
+from mm_interleaved.errors import CheckpointError, ConfigError
 from mm_interleaved.generation import engine
 from mm_interleaved.generation.score import Score
 from mm_interleaved.generation.score import score as score_continuations
@@ -63,16 +65,29 @@ class Model:
         return save_model(self.network, self.processor, Path(folder))
 
 
-def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantize: FewBits | None = None,
+    wait_on: WaitingPlace | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> Model:
     """Loads a model.
 
     Args:
         path: folder of a checkpoint; None is the model in the box.
         device: where it computes.
         dtype: in what it computes.
+        quantize: holds the language model's layers as `int8` or `int4`, the rest in `dtype`.
+        wait_on: where the language model's layers wait until they compute, `cpu` or `disk`, if the device cannot hold them.
+        device_map: of `from_pretrained`, for any other distribution; `device` and `wait_on` then do not count.
 
     Raises:
         CheckpointError: it is missing, incomplete, or not ours.
+        BackendError: what `quantize` needs is not installed.
+        ConfigError: `quantize` and `wait_on` together.
     """
     folder = BOX if path is None else Path(path)
     if path is None and not (folder / "config.json").is_file():
@@ -83,8 +98,16 @@ def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.devi
     if not folder.is_dir():
         came = "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"model {str(folder)!r}: expected the folder of a checkpoint, found {came} there; check the path.")
-    network = load_model(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
-    network.image_decoder.choose_attention(torch.device(device).type)
+    options: dict[str, Any] = {"dtype": dtype}
+    if quantize is not None:
+        options["quantization_config"] = quantization(quantize, read_config(folder))
+    if wait_on is not None:
+        if quantize is not None:
+            raise ConfigError("quantize and wait_on exclude each other: weights in few bits cannot wait elsewhere.")
+        device_map = device_map or offload_map(read_config(folder), device=str(device), wait_on=wait_on)
+    network = load_model(folder, **options, device_map=device_map or {"": device})
+    painter: Any = network.image_decoder
+    painter.choose_attention(painter.negative_tokens.device.type)
     try:
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:

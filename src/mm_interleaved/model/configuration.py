@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
-from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SiglipVisionConfig
 
 from mm_interleaved.errors import ConfigError
 
@@ -162,6 +162,8 @@ class Behaviour(_Part):
     """The head has frozen rows for the control tokens plus a small trained head added to them."""
     minimum_context: int = 3
     """A picture whose context is shorter (bos and begin-of-image alone) has no image loss."""
+    strip_texts: bool = False
+    """Texts lose white space at both ends before they are tokenized, as at the released control tokens."""
 
 
 PUBLISHED = Behaviour(
@@ -170,8 +172,12 @@ PUBLISHED = Behaviour(
     image_mean_over_all=True,
     constant_residual_without_image=True,
     separate_control_head=True,
+    strip_texts=True,
 )
 """Everything as released, so that the released weights give the released numbers."""
+
+
+VisionConfig = CLIPVisionConfig | SiglipVisionConfig
 
 
 class MMInterleavedConfig(PreTrainedConfig):
@@ -179,7 +185,8 @@ class MMInterleavedConfig(PreTrainedConfig):
 
     Args:
         text_config: the language model's LlamaConfig, or its fields; `vocab_size` counts the two control tokens.
-        vision_config: the vision transformer's CLIPVisionConfig, or its fields.
+        vision_config: the vision transformer's CLIPVisionConfig or SiglipVisionConfig, or its fields; `model_type` tells which, and is
+            CLIP's where it is left out.
         adapter: fields of `AdapterConfig`.
         resampler: fields of `ResamplerConfig` of the visual tokenizer.
         mmfs: fields of `MMFSConfig` of the language model.
@@ -194,14 +201,14 @@ class MMInterleavedConfig(PreTrainedConfig):
     """
 
     model_type = "mm_interleaved"
-    sub_configs = {"text_config": LlamaConfig, "vision_config": CLIPVisionConfig}
+    sub_configs = {"text_config": LlamaConfig, "vision_config": AutoConfig}
     has_no_defaults_at_init = False
 
     def __init__(
         self,
         *,
         text_config: LlamaConfig | dict[str, Any] | None = None,
-        vision_config: CLIPVisionConfig | dict[str, Any] | None = None,
+        vision_config: VisionConfig | dict[str, Any] | None = None,
         adapter: AdapterConfig | dict[str, Any] | None = None,
         resampler: ResamplerConfig | dict[str, Any] | None = None,
         mmfs: MMFSConfig | dict[str, Any] | None = None,
@@ -219,7 +226,7 @@ class MMInterleavedConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.text_config = text_config if isinstance(text_config, LlamaConfig) else LlamaConfig(**(text_config or {}))
-        self.vision_config = vision_config if isinstance(vision_config, CLIPVisionConfig) else CLIPVisionConfig(**(vision_config or {}))
+        self.vision_config = vision_config if isinstance(vision_config, VisionConfig) else _vision_config(vision_config or {})
         self.adapter = _plain(AdapterConfig.read(adapter))
         self.resampler = _plain(ResamplerConfig.read(resampler))
         self.mmfs = _plain(MMFSConfig.read(mmfs))
@@ -265,6 +272,15 @@ class MMInterleavedConfig(PreTrainedConfig):
     def image_tokens(self) -> int:
         """Placeholder tokens of one picture."""
         return self.resampler_part.queries
+
+
+def _vision_config(values: dict[str, Any]) -> VisionConfig:
+    kind = values.get("model_type", CLIPVisionConfig.model_type)
+    if kind == CLIPVisionConfig.model_type:
+        return CLIPVisionConfig(**values)
+    if kind == SiglipVisionConfig.model_type:
+        return SiglipVisionConfig(**{**values, "vision_use_head": False})  # one vector for a whole picture, which nobody reads
+    raise ConfigError(f"vision_config.model_type is '{kind}'; there are: {CLIPVisionConfig.model_type}, {SiglipVisionConfig.model_type}.")
 
 
 def _plain(part: Any) -> dict[str, Any]:

@@ -16,10 +16,13 @@ from transformers import initialization as init
 from mm_interleaved.model.configuration import MMInterleavedConfig
 from mm_interleaved.model.positions import resize_table, sincos_2d
 from mm_interleaved.model.resampler import Resampler
-from mm_interleaved.model.vit_adapter import AdapterVisionModel, map_sides, prior_side
+from mm_interleaved.model.vit_adapter import VISION_FAMILIES, map_sides, prior_side
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MEAN_AND_STD = {
+    "clip_vision_model": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "siglip_vision_model": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Of red, green and blue in the pictures that each family of transformers was trained on."""
 
 NORM_EPS = 1e-6
 
@@ -61,7 +64,8 @@ class VisualTokenizer(nn.Module):
         self.register_buffer("clip_mean", torch.empty(1, 3, 1, 1))
         self.register_buffer("clip_std", torch.empty(1, 3, 1, 1))
         self.register_buffer("position_table", torch.empty(self.position_side**2 + 1, width))
-        self.encoder = AdapterVisionModel(config.vision_config, config.adapter_part)
+        self.family = config.vision_config.model_type
+        self.encoder = VISION_FAMILIES[self.family](config.vision_config, config.adapter_part)
         self.position_projection = nn.Linear(width, width)
         self.position_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.input_norm = nn.LayerNorm(width, eps=NORM_EPS)
@@ -71,8 +75,8 @@ class VisualTokenizer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Fills the fixed tables and initialises what belongs to no smaller module."""
-        init.copy_(self.clip_mean, torch.tensor(CLIP_MEAN).view(1, 3, 1, 1))
-        init.copy_(self.clip_std, torch.tensor(CLIP_STD).view(1, 3, 1, 1))
+        for buffer, values in zip((self.clip_mean, self.clip_std), MEAN_AND_STD[self.family], strict=True):
+            init.copy_(buffer, torch.tensor(values).view(1, 3, 1, 1))
         cells = sincos_2d(self.position_side, self.position_table.shape[1])
         init.copy_(self.position_table, torch.cat([torch.zeros_like(cells[:1]), cells]))  # the class token has no place
         init.trunc_normal_(self.position_projection.weight, std=0.02)
@@ -106,5 +110,5 @@ class VisualTokenizer(nn.Module):
     def resampler_input(self, hidden: Float[Tensor, "I T F"]) -> Float[Tensor, "I T F"]:
         """Projects and normalises the transformer's last tokens and adds their places."""
         table = self.position_table
-        places = torch.cat([table[:1], resize_table(table[1:], self.grid).flatten(0, 1)])
+        places = torch.cat([table[: self.encoder.class_tokens], resize_table(table[1:], self.grid).flatten(0, 1)])
         return self.input_norm(self.position_norm(self.position_projection(hidden)) + places)

@@ -1,4 +1,4 @@
-"""ViT-Adapter: a convolutional prior beside a CLIP vision transformer gives feature maps at four scales.
+"""ViT-Adapter: a convolutional prior beside a CLIP or SigLIP vision transformer gives feature maps at four scales.
 
 The prior's maps at 1/8, 1/16 and 1/32 of its side are read as one row of tokens c. Around each group of transformer layers an
 injector lets the patch tokens x read c, and an extractor lets c read x, both by deformable attention.
@@ -14,13 +14,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 from transformers import initialization as init
 
 from mm_interleaved.errors import ConfigError, ShapeError
@@ -40,13 +40,13 @@ LevelShapes = Sequence[tuple[int, int]]
 class AdapterOutput(NamedTuple):
     """What the adapted transformer gives back; a named tuple, so that sharding and hooks find the tensors in it."""
 
-    last_hidden_state: Float[Tensor, "I 1+P F"]
-    """Class token and patch tokens after the last layer; no final norm."""
+    last_hidden_state: Float[Tensor, "I T F"]
+    """Class token, if the family has one, and patch tokens after the last layer; no final norm."""
     maps: tuple[Float[Tensor, "I F s s"], ...]
     """Four maps, finest first; three without `AdapterConfig.finest_map`."""
 
 
-def prior_side(vision: CLIPVisionConfig, adapter: AdapterConfig) -> int:
+def prior_side(vision: CLIPVisionConfig | SiglipVisionConfig, adapter: AdapterConfig) -> int:
     """Side in pixels to which the picture is resized for the prior."""
     return 16 * (vision.image_size // vision.patch_size) if adapter.prior_side is None else adapter.prior_side
 
@@ -57,8 +57,10 @@ def map_sides(side: int) -> tuple[int, ...]:
     return tuple(math.ceil(quarter / 2**level) for level in range(MAPS))
 
 
-class AdapterVisionModel(CLIPVisionModel):
-    """CLIP's vision transformer with an adapter around groups of its layers; all parameters of the adapter begin with `adapter_`.
+class _AdaptedTransformer(nn.Module):
+    """The shared body of every family; mixed in before upstream's class, which builds `embeddings` and `encoder.layers`.
+
+    All parameters of the adapter begin with `adapter_`.
 
     Args:
         config: the transformer, as upstream.
@@ -68,10 +70,15 @@ class AdapterVisionModel(CLIPVisionModel):
         ConfigError: sizes do not divide, or there are fewer layers than interaction blocks.
     """
 
-    _no_split_modules = ["CLIPVisionEmbeddings", "CLIPEncoderLayer", "SpatialPrior", "InteractionBlock"]
+    class_tokens: int
+    """Tokens before those of the patches."""
+    # Upstream's own.
+    config: Any
+    embeddings: Any
+    encoder: Any
 
-    def __init__(self, config: CLIPVisionConfig, adapter: AdapterConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: CLIPVisionConfig | SiglipVisionConfig, adapter: AdapterConfig) -> None:
+        super().__init__(config)  # type: ignore[call-arg]  # upstream's class, next in line
         width, blocks, layers = config.hidden_size, adapter.blocks, config.num_hidden_layers
         if not 1 <= blocks <= layers:
             raise ConfigError(f"adapter.blocks {blocks} must lie between 1 and the {layers} layers of the vision transformer.")
@@ -96,7 +103,7 @@ class AdapterVisionModel(CLIPVisionModel):
                 module.reset_parameters()
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[operator]
         if isinstance(module, SpatialPrior | Injector | Extractor):
             module.reset_parameters()
         elif isinstance(module, nn.ConvTranspose2d):
@@ -106,7 +113,7 @@ class AdapterVisionModel(CLIPVisionModel):
         """Encodes normalised pictures.
 
         Args:
-            pixel_values: normalised with CLIP's mean and standard deviation, H = W = the configured side.
+            pixel_values: normalised with the family's mean and standard deviation, H = W = the configured side.
 
         Raises:
             ShapeError: another side than configured.
@@ -118,17 +125,17 @@ class AdapterVisionModel(CLIPVisionModel):
         shapes = [(level.shape[2], level.shape[3]) for level in coarse]
         cells = torch.cat([_tokens(level) for level in coarse], dim=1)
 
-        hidden = self.pre_layrnorm(self.embeddings(pixel_values))
+        hidden, first = self.embedded(pixel_values), self.class_tokens
         grid = (side // self.config.patch_size,) * 2
         patch_centres = cell_centres([grid], hidden)
         level_centres = cell_centres(shapes, hidden)
         patches_after = []
         for group, block in zip(self.groups, self.adapter_blocks, strict=True):
-            patches = block.injector(hidden[:, 1:], cells, patch_centres, shapes)
-            hidden = torch.cat([hidden[:, :1], patches], dim=1)
+            patches = block.injector(hidden[:, first:], cells, patch_centres, shapes)
+            hidden = torch.cat([hidden[:, :first], patches], dim=1)
             for index in group:
                 hidden = self.encoder.layers[index](hidden, None)
-            patches = hidden[:, 1:]
+            patches = hidden[:, first:]
             cells = block.extractor(cells, patches, level_centres, shapes, grid)
             for extractor in block.extra_extractors:  # type: ignore[union-attr]
                 cells = extractor(cells, patches, level_centres, shapes, grid)
@@ -146,8 +153,36 @@ class AdapterVisionModel(CLIPVisionModel):
             hidden, tuple(level + _resize(_map(state, grid), level.shape[2:]) for level, state in zip(maps, states, strict=True))
         )
 
+    def embedded(self, pixel_values: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I T F"]:
+        """What the first layer reads."""
+        return self.embeddings(pixel_values)
+
     def _resized(self, pixels: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I 3 s s"]:
         return _resize(pixels, (self.prior_side, self.prior_side)).contiguous(memory_format=torch.channels_last)
+
+
+class AdapterVisionModel(_AdaptedTransformer, CLIPVisionModel):
+    """CLIP's vision transformer with an adapter around groups of its layers."""
+
+    _no_split_modules = ["CLIPVisionEmbeddings", "CLIPEncoderLayer", "SpatialPrior", "InteractionBlock"]
+    class_tokens = 1
+
+    def embedded(self, pixel_values: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I T F"]:
+        return self.pre_layrnorm(self.embeddings(pixel_values))
+
+
+class AdapterSiglipModel(_AdaptedTransformer, SiglipVisionModel):
+    """SigLIP's vision transformer with the same adapter; it has no class token and no norm before its layers."""
+
+    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "SpatialPrior", "InteractionBlock"]
+    class_tokens = 0
+
+
+VISION_FAMILIES: dict[str, type[_AdaptedTransformer]] = {
+    CLIPVisionConfig.model_type: AdapterVisionModel,
+    SiglipVisionConfig.model_type: AdapterSiglipModel,
+}
+"""Adapted transformer by `model_type` of the vision config; each is tested to equal upstream's while the adapter injects nothing."""
 
 
 class SpatialPrior(nn.Module):

@@ -54,6 +54,7 @@ class MMInterleavedProcessor(ProcessorMixin):
         known_words: all words of the corpus, small ones too, for `unknown_words`.
         isolate_documents: positions restart at each document of a row (`Behaviour.isolate_documents`).
         minimum_context: a picture with fewer tokens before it has no image loss (`Behaviour.minimum_context`).
+        strip_texts: texts lose white space at both ends (`Behaviour.strip_texts`).
         begin_image_token: name of the token that announces a picture.
         image_token: name of the placeholder.
         chat_template: Jinja text for `apply_chat_template(tokenize=False)`.
@@ -73,6 +74,7 @@ class MMInterleavedProcessor(ProcessorMixin):
         known_words: Iterable[str] = (),
         isolate_documents: bool = True,
         minimum_context: int = layouts.MINIMUM_CONTEXT,
+        strip_texts: bool = False,
         begin_image_token: str = BEGIN_IMAGE,
         image_token: str = IMAGE,
         chat_template: str | None = None,
@@ -87,6 +89,7 @@ class MMInterleavedProcessor(ProcessorMixin):
         self.known_words = list(known_words)
         self.isolate_documents = isolate_documents
         self.minimum_context = minimum_context
+        self.strip_texts = strip_texts
         self.begin_image_token = begin_image_token
         self.image_token = image_token
         super().__init__(tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template)  # type: ignore[no-untyped-call]
@@ -124,7 +127,7 @@ class MMInterleavedProcessor(ProcessorMixin):
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; control tokens typed in it stay text."""
-        return encode_text(self.tokenizer, text)
+        return encode_text(self.tokenizer, text.strip() if self.strip_texts else text)
 
     def decode_text(self, token_ids: Iterable[int]) -> str:
         """The text of ids; control tokens leave no trace."""
