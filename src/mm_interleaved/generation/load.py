@@ -13,6 +13,8 @@ from mm_interleaved.checkpoint.native import load_model, model_hash, save_model
 from mm_interleaved.document import Document
 from mm_interleaved.errors import CheckpointError
 from mm_interleaved.generation import engine
+from mm_interleaved.generation.saving import load_continuation
+from mm_interleaved.generation.scheduler import Scheduler
 from mm_interleaved.generation.score import Score
 from mm_interleaved.generation.score import score as score_continuations
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
@@ -49,6 +51,14 @@ class Model:
     def continue_document(self, document: Document, *, stop: Callable[[], bool] | None = None, **options: Any) -> Document:
         """The document with its continuation; arguments as in `stream`."""
         return engine.continue_document(self.network, self.processor, document, model_hash=self.model_hash, stop=stop, **options)
+
+    def scheduler(self, *, places: int = 8, painted_together: int = 8) -> Scheduler:
+        """Continues many documents at once; see `generation.scheduler.Scheduler`."""
+        return Scheduler(self.network, self.processor, model_hash=self.model_hash, places=places, painted_together=painted_together)
+
+    def resume(self, folder: str | os.PathLike[str], *, stop: Callable[[], bool] | None = None, **changes: Any) -> engine.Continuation:
+        """Goes on with a continuation that was saved; see `generation.saving.load_continuation`."""
+        return load_continuation(self.network, self.processor, Path(folder), model_hash=self.model_hash, stop=stop, **changes)
 
     def score(self, document: Document, continuations: list[str | Document]) -> list[Score]:
         """How likely each continuation is after the document; see `generation.score.score`."""
