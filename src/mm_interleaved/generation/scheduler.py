@@ -100,6 +100,11 @@ class Scheduler:
         return max(0, self.places - len(self._running) - len(self._waiting))
 
     @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is in progress."""
+        return not self._waiting and not self._running
+
+    @property
     def documents(self) -> dict[Hashable, Document]:
         """What was made so far of every document in progress."""
         return {place.name: place.run.document for place in self._running}
@@ -116,7 +121,7 @@ class Scheduler:
         return self._rows.nbytes + sum(place.run.state.nbytes for place in self._running)
 
     def __iter__(self) -> Iterator[tuple[Hashable, Event | Failed]]:
-        while self._waiting or self._running:
+        while not self.idle:
             yield from self._admit()
             for _ in range(TEXT_STEPS):
                 writing = self._in(Phase.WRITE)
