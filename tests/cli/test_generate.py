@@ -134,6 +134,8 @@ def test_a_missing_or_broken_model_is_named(mmi, model, prompt, tmp_path):
         (("--format", "pdf"), ["html, json, md", "pdf"]),
         (("--seed", -1), ["seed"]),
         (("--top-p", 2), ["top_p"]),
+        (("--sampler", "dpm"), ["sampler", "dpm++"]),
+        (("--dtype", "float8"), ["--dtype", "bfloat16"]),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_loaded(option, words, mmi, prompt, tmp_path):

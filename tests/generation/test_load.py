@@ -4,11 +4,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import mm_interleaved
-from mm_interleaved.errors import CheckpointError
+from mm_interleaved.document import Document
+from mm_interleaved.errors import BackendError, CheckpointError
 from mm_interleaved.generation import load as loading
 from mm_interleaved.generation.load import Model, load
+from mm_interleaved.generation.state import DocumentState
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,31 @@ def test_a_checkpoint_without_its_processor_says_so(folder, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(CheckpointError, match="processor"):
         load(tmp_path)
+
+
+def test_the_autoencoder_stays_in_float32(folder):
+    model = load(folder, dtype=torch.bfloat16)
+    assert model.network.image_decoder.vae.dtype == torch.float32
+    assert model.network.image_decoder.unet.dtype == model.network.dtype == torch.bfloat16
+    page = model.continue_document(Document(["draw a cat."]), force_image=True, max_images=1, max_tokens=4, steps=2)
+    assert len(page.images) == 1
+
+
+def test_words_in_8_bits_are_near_those_in_32(folder):
+    pytest.importorskip("torchao")
+    exact, rounded = load(folder), load(folder, int8=True)
+    assert (exact.form, rounded.form) == ("float32", "float32 int8")
+    document = Document(["draw a 3D camel on a white ground."])
+    logits = []
+    for model in (exact, rounded):
+        state = DocumentState(model.network)
+        state.read(model.processor.open_layout(document))
+        logits.append(state.next_logits())
+    difference = float((logits[0] - logits[1]).abs().max() / logits[0].abs().max())
+    assert 0 < difference < 0.05  # 8 bits per weight, one scale per row: about 0.4 % each
+
+
+def test_without_torchao_the_message_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(BackendError, match="torchao"):
+        load(folder, int8=True)

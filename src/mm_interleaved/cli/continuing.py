@@ -58,11 +58,15 @@ class FailedJob:
     error: Exception
 
 
-def load_quietly(path: Path | None) -> Model:
+def load_quietly(path: Path | None, **computing: Any) -> Model:
     """Loads the model without transformers' own bars and warnings among our lines.
+
+    Args:
+        computing: of `load`: dtype, int8, vae_tiling; only what differs from its defaults.
 
     Raises:
         CheckpointError: it is missing or cannot be read.
+        BackendError: a package that this needs is missing.
     """
     from transformers.utils import logging
 
@@ -70,7 +74,22 @@ def load_quietly(path: Path | None) -> Model:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load.load(path)
+    return load.load(path, **computing)
+
+
+def read_computing(dtype: str, *, int8: bool, vae_tiling: bool) -> dict[str, Any]:
+    """Reads `--dtype`, `--int8` and `--vae-tiling` into arguments of `load`, without those that are its defaults.
+
+    Raises:
+        ConfigError: an unknown dtype.
+    """
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise ConfigError(f"--dtype: expected {' or '.join(known)}, got {dtype!r:.60}.")
+    wanted: dict[str, Any] = {} if dtype == "float32" else {"dtype": known[dtype]}
+    return wanted | {name: True for name, given in {"int8": int8, "vae_tiling": vae_tiling}.items() if given}
 
 
 def read_formats(text: str) -> tuple[str, ...]:
@@ -87,8 +106,8 @@ def read_formats(text: str) -> tuple[str, ...]:
 
 
 def fingerprint(model: Model, job: Job) -> str:
-    """Names everything the result depends on: prompt, settings, weights."""
-    content = [job.document.to_json(), job.options, model.model_hash]
+    """Names everything the result depends on: prompt, settings, weights and how they compute."""
+    content = [job.document.to_json(), job.options, model.model_hash, model.form]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

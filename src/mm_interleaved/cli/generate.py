@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mm_interleaved.cli.console import USER_ERROR, JsonOption, Output
-from mm_interleaved.cli.continuing import FailedJob, Job, continue_many, load_quietly, read_formats, tell
+from mm_interleaved.cli.continuing import FailedJob, Job, continue_many, load_quietly, read_computing, read_formats, tell
 from mm_interleaved.cli.prompts import Prompt, find_prompts
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 
@@ -29,6 +29,11 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Sample among this many likeliest tokens; 0 is no limit.")] = 0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already written become less likely.")] = 1.0,
     force_image: Annotated[bool, typer.Option("--force-image", help="Begin with a picture at once.")] = False,
+    dtype: Annotated[str, typer.Option(help="In what the model computes: float32 or bfloat16.")] = "float32",
+    int8: Annotated[bool, typer.Option("--int8", help="Keep the language model's weights in 8 bits (needs torchao).")] = False,
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode large pictures in tiles: less memory, faint seams.")] = False,
+    cache_mib: Annotated[int, typer.Option(help="Memory of one document's feature cache; the oldest pictures leave. 0: no bound.")] = 0,
+    cache_dtype: Annotated[str, typer.Option(help="In what the feature cache is kept: same or bfloat16.")] = "same",
     together: Annotated[int, typer.Option(min=1, help="Documents in progress at a time; each needs memory.")] = 8,
     form: Annotated[str, typer.Option("--format", help="Some of html, json, md, separated by commas.")] = "html,json",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make again what was finished before.")] = False,
@@ -41,10 +46,11 @@ def generate(
     formats = read_formats(form)
     options = {"seed": seed, "max_images": max_images, "max_tokens": max_tokens, "steps": steps, "guidance": guidance, "sampler": sampler}
     options |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
-    options["force_image"] = force_image
+    options |= {"force_image": force_image, "cache_mib": cache_mib, "cache_dtype": cache_dtype}
     Options.read(options)
+    computing = read_computing(dtype, int8=int8, vae_tiling=vae_tiling)
     found = find_prompts(prompts)
-    loaded = load_quietly(model)
+    loaded = load_quietly(model, **computing)
     results, failed, open_names = [], list[dict[str, str]](), {prompt.name: prompt for prompt in reversed(found)}
     order = {prompt.name: number for number, prompt in enumerate(found)}
     jobs = _jobs(found, out, formats, options)

@@ -11,7 +11,7 @@ import torch
 
 from mm_interleaved.checkpoint.native import load_model, model_hash, save_model
 from mm_interleaved.document import Document
-from mm_interleaved.errors import CheckpointError
+from mm_interleaved.errors import BackendError, CheckpointError
 from mm_interleaved.generation import engine
 from mm_interleaved.generation.saving import load_continuation
 from mm_interleaved.generation.scheduler import Scheduler
@@ -27,13 +27,17 @@ BOX = Path(__file__).resolve().parent.parent / "box" / "nano"
 class Model:
     """A loaded model: `stream`, `continue_document`, `score`, `save`."""
 
-    def __init__(self, network: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, *, model_hash: str = "") -> None:
+    def __init__(
+        self, network: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, *, model_hash: str = "", form: str = "float32"
+    ) -> None:
         """
         Args:
             network: in evaluation mode, on its device.
             processor: of the same checkpoint.
             model_hash: fingerprint of the weights, kept in every generated picture.
+            form: how it computes, as far as results depend on it.
         """
+        self.form = form
         self.network = network
         self.processor = processor
         self.model_hash = model_hash
@@ -73,16 +77,26 @@ class Model:
         return save_model(self.network, self.processor, Path(folder))
 
 
-def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    int8: bool = False,
+    vae_tiling: bool = False,
+) -> Model:
     """Loads a model.
 
     Args:
         path: folder of a checkpoint; None is the model in the box.
         device: where it computes.
-        dtype: in what it computes.
+        dtype: in what it computes; the autoencoder stays float32.
+        int8: keep the language model's weights in 8 bits (`quantize_words`).
+        vae_tiling: decode large pictures in tiles, which needs less memory and shows faint seams.
 
     Raises:
         CheckpointError: it is missing, incomplete, or not ours.
+        BackendError: `int8` without torchao.
     """
     folder = BOX if path is None else Path(path)
     if path is None and not (folder / "config.json").is_file():
@@ -95,8 +109,33 @@ def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.devi
         raise CheckpointError(f"model {str(folder)!r}: expected the folder of a checkpoint, found {came} there; check the path.")
     network = load_model(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
     network.image_decoder.choose_attention(torch.device(device).type)
+    if int8:
+        quantize_words(network)
+    if vae_tiling:
+        network.image_decoder.vae.enable_tiling()
     try:
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: the processor beside the weights cannot be read ({error}); save the checkpoint again.") from error
-    return Model(network.eval(), processor, model_hash=model_hash(folder))
+    form = " ".join([str(dtype).removeprefix("torch."), *["int8"] * int8, *["tiled"] * vae_tiling])
+    return Model(network.eval(), processor, model_hash=model_hash(folder), form=form)
+
+
+def quantize_words(network: MMInterleavedForConditionalGeneration) -> None:
+    """Keeps the weights of the language model's layers and head in 8 bits; activations, MMFS and pictures stay as they are.
+
+    A token then reads a quarter of float32's bytes. It cannot be trained or saved afterwards.
+
+    Raises:
+        BackendError: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise BackendError("int8: expected the package torchao, which is not installed; pip install 'mm-interleaved[int8]'.") from error
+
+    def chosen(module: torch.nn.Module, name: str) -> bool:
+        return isinstance(module, torch.nn.Linear) and "synchronizer" not in name
+
+    for part in (network.language_model.layers, network.text_head):
+        quantize_(part, Int8WeightOnlyConfig(), filter_fn=chosen)

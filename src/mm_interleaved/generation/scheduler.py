@@ -84,6 +84,14 @@ class Scheduler:
         """
         self._waiting.append((name, document, Options.read(options), stop))
 
+    def begin(self, name: Hashable, document: Document, options: Options, stop: Callable[[], bool] | None) -> Continuation:
+        """The continuation of a document whose turn has come; a subclass may hand in one that stands further on.
+
+        Raises:
+            LayoutError: the document does not fit into the model.
+        """
+        return Continuation(self.model, self.processor, document, options, model_hash=self.model_hash, stop=stop)
+
     def remove(self, name: Hashable) -> Document | None:
         """Gives a document up and returns what was made of it so far; None if it is not in progress."""
         self._waiting = deque(entry for entry in self._waiting if entry[0] != name)
@@ -140,7 +148,7 @@ class Scheduler:
         while self._waiting and len(self._running) < self.places:
             name, document, options, stop = self._waiting.popleft()
             try:
-                run = Continuation(self.model, self.processor, document, options, model_hash=self.model_hash, stop=stop)
+                run = self.begin(name, document, options, stop)
             except Exception as error:
                 yield name, Failed(error, document)
                 continue

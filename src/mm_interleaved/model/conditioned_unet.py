@@ -62,6 +62,7 @@ class UNetSynchronizer(nn.Module):
         """
         super().__init__()
         self.position_side = position_side
+        self._resized: tuple[Tensor, int, tuple[int, int], Tensor] | None = None
         self.query_norm = nn.LayerNorm(width, eps=config.eps)
         self.feature_norm = nn.LayerNorm(feature_width, eps=config.eps)
         base_side = grid_side if config.base_side is None else config.base_side
@@ -102,10 +103,8 @@ class UNetSynchronizer(nn.Module):
         """
         height, width = sample.shape[-2:]
         tokens = rearrange(sample, "I C h w -> I (h w) C").to(self.query_norm.weight.dtype)
-        table = self.position_table.to(torch.promote_types(self.position_table.dtype, torch.float32))
-        positions = rearrange(resize_table(table, (height, width)), "h w C -> (h w) C")
         normed = self.query_norm(tokens)
-        query = normed + positions.to(normed.dtype)
+        query = normed + self._positions(height, width).to(normed.dtype)
         if values is None or visible is None:
             read = self._read_nothing(query)
         else:
@@ -119,6 +118,15 @@ class UNetSynchronizer(nn.Module):
             read = rearrange(read, "B (copies Q) C -> (B copies) Q C", Q=height * width)
         residual = self.output_convolution(rearrange(read, "I (h w) C -> I C h w", h=height).to(self.output_convolution.weight.dtype))
         return residual.to(sample.dtype)
+
+    def _positions(self, height: int, width: int) -> Float[Tensor, "Q C"]:
+        # Resized once per size and not in every denoising step; the table is fixed, another one (or other numbers in it) is noticed.
+        stored, version = self.position_table, self.position_table._version
+        if self._resized is None or self._resized[0] is not stored or self._resized[1:3] != (version, (height, width)):
+            table = stored.to(torch.promote_types(stored.dtype, torch.float32))
+            positions = rearrange(resize_table(table, (height, width)), "h w C -> (h w) C")
+            self._resized = (stored, version, (height, width), positions)
+        return self._resized[3]
 
     def _read_nothing(self, query: Tensor) -> Tensor:
         # One hidden cell per level: nothing of it is read, only the null value remains.
