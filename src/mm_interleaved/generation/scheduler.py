@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ documents that begin a picture in the meantime join its batch."""
 Activity = Literal["waiting", "writing", "painting"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Place:
     name: Hashable
     run: Continuation
@@ -66,10 +67,10 @@ class Scheduler:
         self.processor = processor
         self.model_hash = model_hash
         self.places = places
-        self.painted_together = painted_together
         self._rows = TextRows(model, places, compiled=compiled)
         self._waiting: deque[tuple[Hashable, Document, Options, Callable[[], bool] | None]] = deque()
         self._running: list[_Place] = []
+        self._most = {Phase.WRITE: places, Phase.PAINT: painted_together}
 
     def add(self, name: Hashable, document: Document, *, stop: Callable[[], bool] | None = None, **options: Any) -> None:
         """A document joins the queue.
@@ -131,16 +132,19 @@ class Scheduler:
     def __iter__(self) -> Iterator[tuple[Hashable, Event | Failed]]:
         while not self.idle:
             yield from self._admit()
-            for _ in range(TEXT_STEPS):
-                writing = self._in(Phase.WRITE)
-                if not writing:
-                    break
-                yield from self._together(writing, self._write, self.places)
-            painting = self._in(Phase.PAINT)
-            yield from self._together(painting, self._paint, self.painted_together)
+            for group in self._groups(Phase.WRITE):
+                for _ in range(TEXT_STEPS):
+                    writing = [place for place in group if place.phase is Phase.WRITE and place in self._running]
+                    if not writing:
+                        break
+                    yield from self._together(writing, self._write)
+            for group in self._groups(Phase.PAINT):
+                yield from self._together(group, self._paint)
 
-    def _in(self, phase: Phase) -> list[_Place]:
-        return [place for place in self._running if place.phase is phase]
+    def _groups(self, phase: Phase) -> list[list[_Place]]:
+        """Documents in a phase, as many together as have been found to fit into memory."""
+        found, most = [place for place in self._running if place.phase is phase], self._most[phase]
+        return [found[first : first + most] for first in range(0, len(found), most)]
 
     def _admit(self) -> Iterator[tuple[Hashable, Event | Failed]]:
         # One prompt per turn while others are in progress; all of them when nobody waits for it.
@@ -166,10 +170,10 @@ class Scheduler:
                 return
 
     def _together(
-        self, places: Sequence[_Place], work: Callable[[Sequence[_Place]], None], limit: int
+        self, places: Sequence[_Place], work: Callable[[Sequence[_Place]], None]
     ) -> Iterator[tuple[Hashable, Event | Failed]]:
-        """Does the work of a phase in batches of at most `limit`; a batch that fails is done in halves, and one that fails alone ends."""
-        batches = deque(places[first : first + limit] for first in range(0, len(places), limit))
+        """Does the work of a phase for a group; one that fails is done in halves, and a document that fails alone ends."""
+        batches = deque([places])
         while batches:
             batch = [place for place in batches.popleft() if place in self._running]  # the consumer may have removed one
             if not batch:
@@ -177,12 +181,18 @@ class Scheduler:
             try:
                 work(batch)
             except Exception as error:
-                self._part(batch)
-                if len(batch) == 1:
+                middle = len(batch) // 2
+                if middle == 0:
                     yield self._fail(batch[0], error)
-                else:
-                    middle = len(batch) // 2
-                    batches.extendleft((batch[middle:], batch[:middle]))
+                    continue
+                if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+                    self._most[batch[0].phase] = middle
+                for place in batch:
+                    try:
+                        self._rows.leave(place.run.state)
+                    except Exception as lost:  # what it wrote in this batch cannot be taken along
+                        yield self._fail(place, lost)
+                batches.extendleft((batch[middle:], batch[:middle]))
                 continue
             for place in batch:
                 yield from self._go_on(place)
@@ -237,7 +247,8 @@ class Scheduler:
             self._rows.leave(place.run.state)
 
     def _release(self, place: _Place) -> None:
-        self._part([place])
+        with suppress(Exception):  # its state is not needed any more
+            self._rows.leave(place.run.state)
         self._running.remove(place)
 
     def _fail(self, place: _Place, error: Exception) -> tuple[Hashable, Failed]:
