@@ -3,6 +3,7 @@
 `cached_token`    the engine against the released way: keys and values are kept, but every token projects all picture values again
 `rows_N`          a token of each of N documents in one pass against N passes
 `static_token`    tensors of fixed shape, and the same through torch.compile (`compiled_token`), against the engine
+`bfloat16_cache`, `half_the_cache`   the feature cache in bfloat16, or bounded, against the whole one; the logits' distance is told
 `bfloat16_token`, `int8_token`   weights in fewer bits against float32
 
 and how a token's time grows with the text before it. Weights read per token are counted as bytes. `--quick` runs everything at a
@@ -31,9 +32,9 @@ from mm_interleaved.model.feature_cache import Values
 WORD = 260
 
 
-def read(model: Model, pictures: int = 1, words: int = 16) -> DocumentState:
+def read(model: Model, pictures: int = 1, words: int = 16, **cache: Any) -> DocumentState:
     """A document that was read."""
-    state = DocumentState(model.network)
+    state = DocumentState(model.network, **cache)
     state.read(model.processor.open_layout(prompt(pictures, words=words)))
     return state
 
@@ -116,6 +117,7 @@ def main() -> None:
     for length in (16,) if quick else (256, 512, 1024):
         longer = tokens(read(model, words=length), count)
         compare("longer_text", "engine", longer, "engine on 16 tokens", engine, words=length, **known)
+    _smaller_caches(model, count, 2 if quick else 16, settings)
     _compiled(model, engine, count, known)
     for case, change in {"bfloat16_token": _to_bfloat16, "int8_token": _to_int8}.items():
         other = mid_model()
@@ -125,6 +127,19 @@ def main() -> None:
             compare(case, case.removesuffix("_token"), tokens(read(other), count), "float32", engine, **fewer)
         except BackendError as error:
             report({"case": case, "not_measured": str(error)})
+
+
+def _smaller_caches(model: Model, count: int, pictures: int, settings: dict[str, Any]) -> None:
+    """What it costs to keep values in bfloat16, or only the later half of the pictures: time, memory, and distance of the logits."""
+    full = read(model, pictures)
+    for case, options in {
+        "bfloat16_cache": {"cache_dtype": torch.bfloat16},
+        "half_the_cache": {"cache_bytes": full.features.nbytes // 2},
+    }.items():
+        less = read(model, pictures, **options)
+        away = float((less.next_logits() - full.next_logits()).abs().max() / full.next_logits().abs().max())
+        sizes = {"pictures": pictures, "cache_bytes": less.features.nbytes, "against_cache_bytes": full.features.nbytes}
+        compare(case, case, tokens(less, count), "whole cache", tokens(full, count), logits_away=away, **sizes, **settings)
 
 
 def _repeated(run: Callable[[], None], times: int) -> Callable[[], None]:

@@ -5,7 +5,7 @@
 `four_pictures_equal_quality`   the same document in bfloat16 with the sampler and step count of `--sampler` and `--steps`, whose equal
                                 quality `picture_quality.py` shows
 `picture_8_against_1`           what the eighth picture of a document costs against the first, under both behaviours
-`token_at_16_images`            what a token costs with sixteen pictures in the cache against one
+`token_at_N_images`             what a token costs with so many pictures in the cache against one
 
 Both paths do the whole document once after a small warm-up: it takes minutes, and noise of seconds does not change its ratios. `--quick`
 runs everything at a fraction of the length, to see that it runs; its figures mean nothing.
@@ -40,9 +40,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 def ours(model: Model, *, words: int, pictures: int, steps: int, sampler: str = "plain") -> list[Pixels]:
     """The document by the engine."""
-    run = model.stream(
-        prompt(1), max_images=pictures, max_tokens=10_000, steps=steps, guidance=GUIDANCE, sampler=sampler
-    )
+    run = model.stream(prompt(1), max_images=pictures, max_tokens=10_000, steps=steps, guidance=GUIDANCE, sampler=sampler)
     return [event.image.array() for event in scripted(run, words, pictures) if isinstance(event, ImageDone)]
 
 
@@ -70,7 +68,16 @@ def four_pictures(words: int, steps: int, quick_steps: int, sampler: str) -> Non
     seconds, found = timed(lambda: ours(model, words=words, pictures=4, steps=steps))
     near = min(decibels(*pair) for pair in zip(found, expected, strict=True))
     row = {"against": "recompute", "against_seconds": against_seconds, **sizes}
-    report({"case": "four_pictures_same_numerics", "path": "ours", "seconds": seconds, "ratio": against_seconds / seconds, **row, "least_decibels": near})
+    report(
+        {
+            "case": "four_pictures_same_numerics",
+            "path": "ours",
+            "seconds": seconds,
+            "ratio": against_seconds / seconds,
+            **row,
+            "least_decibels": near,
+        }
+    )
     model.network.to(torch.bfloat16).image_decoder.vae.float()
     ours(model, words=2, pictures=1, steps=2, sampler=sampler)
     seconds, _ = timed(lambda: ours(model, words=words, pictures=4, steps=quick_steps, sampler=sampler))
@@ -106,27 +113,28 @@ def later_pictures(published: bool, words: int, steps: int) -> None:
     )
 
 
-def later_tokens(words: int) -> None:
-    """Seconds of a token with one and with sixteen pictures in the cache, by turns; the number of tokens read is the same."""
+def later_tokens(words: int, counts: tuple[int, ...]) -> None:
+    """Seconds of a token with one picture in the cache and with more, by turns; the text before it grows with the pictures."""
     model = mid_model()
     states = []
-    for pictures in (1, 16):
+    for pictures in counts:
         document = prompt(pictures)
         run = model.stream(document, max_images=0, max_tokens=1)
         list(scripted(run, 1, 0))
         run.settle()
         states.append(run.state)
-    taken: list[list[float]] = [[], []]
+    taken: list[list[float]] = [[] for _ in counts]
     for _ in range(words):
         for state, times in zip(states, taken, strict=True):
             began = time.perf_counter()
             state.append_token(260)
             state.next_logits().argmax()
             times.append(time.perf_counter() - began)
-    one, sixteen = (statistics.median(times[len(times) // 10 :]) for times in taken)
-    lengths = {"context": states[1].position, "against_context": states[0].position}
-    row = {"case": "token_at_16_images", "path": "16 images", "against": "1 image", "seconds": sixteen, "against_seconds": one}
-    report({**row, "ratio": one / sixteen, "growth": sixteen / one - 1, **lengths, "tokens": words})
+    medians = [statistics.median(times[len(times) // 10 :]) for times in taken]
+    for count, state, seconds in list(zip(counts, states, medians, strict=True))[1:]:
+        row = {"case": f"token_at_{count}_images", "path": f"{count} images", "against": "1 image", "seconds": seconds}
+        row |= {"against_seconds": medians[0], "ratio": medians[0] / seconds, "growth": seconds / medians[0] - 1, "tokens": words}
+        report({**row, "context": state.position, "against_context": states[0].position, "cache_bytes": state.nbytes})
 
 
 def main() -> None:
@@ -143,7 +151,7 @@ def main() -> None:
         for published in (True, False):
             later_pictures(published, 8, 6 if not arguments.quick else 1)
     if arguments.only in (None, "token"):
-        later_tokens(100 if not arguments.quick else 3)
+        later_tokens(*((60, (1, 2, 4, 8, 16, 30)) if not arguments.quick else (3, (1, 2))))
 
 
 if __name__ == "__main__":

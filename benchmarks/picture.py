@@ -30,7 +30,7 @@ from mm_interleaved.generation.random import generator_for
 from mm_interleaved.generation.samplers import sampler_for
 from mm_interleaved.model.feature_cache import FeatureCache
 
-STEPS = 1000
+STEPS = 500
 """So many steps that none of the runs comes to an end."""
 
 GUIDANCE = 7.5
@@ -92,6 +92,14 @@ def step_as_published(model: Model) -> Callable[[], None]:
     return lambda: denoise_step(predict, [one])
 
 
+def _each(steps: list[Callable[[], None]]) -> Callable[[], None]:
+    def run() -> None:
+        for one in steps:
+            one()
+
+    return run
+
+
 def _vae(model: Model, quick: bool) -> None:
     decoder = model.network.image_decoder
     latents = torch.randn(1, decoder.latent_channels, *(2 * [decoder.latent_side * (1 if quick else 2)]))
@@ -123,7 +131,7 @@ def main() -> None:
     for count in (2,) if quick else (2, 4, 8):
         caches = [cache_of(model, 1, seed) for seed in range(count)]
         singles = [step(model, [cache]) for cache in caches]
-        compare(f"pictures_{count}", "one batch", step(model, caches), "a batch each", lambda: [one() for one in singles], **settings)
+        compare(f"pictures_{count}", "one batch", step(model, caches), "a batch each", _each(singles), **settings)
     early = mid_model(published=False)
     first = step(early, [cache_of(early, 1)])
     for count in (2,) if quick else (2, 4, 8):

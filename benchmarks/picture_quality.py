@@ -80,14 +80,18 @@ def main() -> None:
     wanted = [judge.best(target) for target in targets]
 
     def right(made: list[Pixels]) -> np.ndarray:
-        return np.array([np.mean([a == b for a, b in zip(judge.best(one), two, strict=True)]) for one, two in zip(made, wanted, strict=True)])
+        return np.array(
+            [np.mean([a == b for a, b in zip(judge.best(one), two, strict=True)]) for one, two in zip(made, wanted, strict=True)]
+        )
 
     solver = "dpm++" if model.network.image_decoder.schedule.config.kind == "ddpm" else "plain"
     exact = paint(model, prompts, solver, exact_steps)
     base = paint(model, prompts, "plain", arguments.baseline)
     base_distance, base_right = distances(base, exact), right(base)
     least: dict[str, int] = {}
-    for sampler, steps in [(name, steps) for name, all_steps in COUNTS.items() for steps in (all_steps[:2] if arguments.quick else all_steps)]:
+    for sampler, steps in [
+        (name, steps) for name, all_steps in COUNTS.items() for steps in (all_steps[:2] if arguments.quick else all_steps)
+    ]:
         made = paint(model, prompts, sampler, steps)
         distance, seen = distances(made, exact), right(made)
         equal = bool(distance.mean() <= base_distance.mean()) and not below(seen - base_right)

@@ -75,7 +75,9 @@ class Recomputed:
             previous = network.encode_images(stack_pixels(self.pictures[-1:], config.image_side)).maps if place else None
             maps = None
             if previous is not None:
-                maps = torch.cat([previous[level].flatten(2).transpose(1, 2) for level in network.image_levels], dim=1)[None].expand(2, -1, -1, -1)
+                maps = torch.cat([previous[level].flatten(2).transpose(1, 2) for level in network.image_levels], dim=1)[None].expand(
+                    2, -1, -1, -1
+                )
             generator = generator_for(seed, "image", place)
             shape = (decoder.latent_channels, decoder.latent_side, decoder.latent_side)
             latents = torch.randn(shape, generator=generator)[None]

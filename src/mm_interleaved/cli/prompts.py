@@ -92,4 +92,3 @@ def _lines(file: Path) -> Iterator[Prompt]:
         elif not isinstance(name, str) or not name or any(sign in name for sign in '/\\:*?"<>|') or name.startswith("."):
             raise DocumentError(f"{file}, line {number}: expected a name that can be a file's, got {name!r:.60}.")
         yield Prompt(name, file, number, parsed)
-

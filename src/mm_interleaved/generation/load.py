@@ -28,7 +28,12 @@ class Model:
     """A loaded model: `stream`, `continue_document`, `score`, `save`."""
 
     def __init__(
-        self, network: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, *, model_hash: str = "", form: str = "float32"
+        self,
+        network: MMInterleavedForConditionalGeneration,
+        processor: MMInterleavedProcessor,
+        *,
+        model_hash: str = "",
+        form: str = "float32",
     ) -> None:
         """
         Args:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from mm_interleaved.document import Document
 from mm_interleaved.errors import CheckpointError
 from mm_interleaved.export.files import write_atomically
-from mm_interleaved.generation.engine import Continuation, Position
+from mm_interleaved.generation.engine import Continuation, Phase, Position
 from mm_interleaved.generation.options import Options
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
@@ -37,6 +37,8 @@ def save_continuation(run: Continuation, folder: Path) -> Path:
     Raises:
         StorageError: no space, or no permission; an earlier state in the folder is still whole.
     """
+    if run.state.position == 0:
+        run.serve(Phase.READ)
     run.settle()
     content = save(run.state.tensors())
     record: dict[str, Any] = {

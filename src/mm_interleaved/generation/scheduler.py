@@ -159,7 +159,7 @@ class Scheduler:
             place = _Place(name, run, Phase.READ)
             self._running.append(place)
             yield from self._go_on(place)
-            if place in self._running:
+            if place in self._running and place.phase is Phase.READ:
                 try:
                     run.serve(Phase.READ)
                 except Exception as error:
@@ -169,9 +169,7 @@ class Scheduler:
             if not first:
                 return
 
-    def _together(
-        self, places: Sequence[_Place], work: Callable[[Sequence[_Place]], None]
-    ) -> Iterator[tuple[Hashable, Event | Failed]]:
+    def _together(self, places: Sequence[_Place], work: Callable[[Sequence[_Place]], None]) -> Iterator[tuple[Hashable, Event | Failed]]:
         """Does the work of a phase for a group; one that fails is done in halves, and a document that fails alone ends."""
         batches = deque([places])
         while batches:

@@ -47,7 +47,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
     config: MMInterleavedConfig
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer", "MMFSDecoderLayer", "InteractionBlock"]
-    _keep_in_fp32_modules_strict = ("vae",)
+    _keep_in_fp32_modules_strict = ["vae"]
     _supports_sdpa = True
     _supports_attention_backend = True
     fsdp_forward_methods = ("forward_batch", "encode_images", "embed", "read", "logits", "picture_condition", "predict_noise")
