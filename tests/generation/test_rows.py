@@ -43,7 +43,7 @@ def test_documents_that_come_and_go_are_read_as_alone(exact_model, processor):
 
 def test_more_places_are_made_when_a_document_needs_them(processor):
     model = tiny_model(context=ROOM + 64).double()
-    long = Document(["draw a flat cat. " * 30])
+    long = Document(["draw a flat cat. " * 12])
     state, alone = (read(model, tiny, long) for tiny in (processor, processor))
     assert state.position < ROOM
     rows = TextRows(model, 2)
