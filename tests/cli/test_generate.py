@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mm_interleaved.cli import continuing
 from mm_interleaved.document import Document
 from mm_interleaved.generation import engine
 from mm_interleaved.generation.events import ImageDone
@@ -133,6 +134,8 @@ def test_a_missing_or_broken_model_is_named(mmi, model, prompt, tmp_path):
         (("--format", "pdf"), ["html, json, md", "pdf"]),
         (("--seed", -1), ["seed"]),
         (("--top-p", 2), ["top_p"]),
+        (("--sampler", "dpm"), ["sampler", "dpm++"]),
+        (("--dtype", "float8"), ["--dtype", "bfloat16"]),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_loaded(option, words, mmi, prompt, tmp_path):
@@ -187,13 +190,92 @@ def test_ctrl_c_keeps_what_was_made(mmi, model, prompt, tmp_path, monkeypatch):
 
     assert run.exit_code == 130
     assert "Traceback" not in run.stderr
-    assert json.loads(run.stdout)["interrupted"] == str(prompt)
+    assert json.loads(run.stdout)["unfinished"] == ["camel"]
     made = Document.load(tmp_path / "out" / "camel.json")
     assert [image.origin for image in made.images] == ["generated"]
 
     monkeypatch.undo()
     (one,) = result_of(mmi("generate", prompt, "-o", tmp_path / "out", "--model", model, "--json", *QUICK))["documents"]
     assert not one["skipped"]
+
+
+def test_a_line_of_a_jsonl_file_is_a_document(mmi, model, picture, tmp_path):
+    lines = [
+        json.dumps("draw a cat."),
+        "",
+        json.dumps({"name": "dog", "seed": 4, "prompt": "draw a dog."}),
+        json.dumps([{"type": "image", "path": picture.name}, {"type": "text", "text": "what is this?"}]),
+    ]
+    prompts = tmp_path / "many.jsonl"
+    prompts.write_text("\n".join(lines), encoding="utf-8")
+    found = result_of(mmi("generate", prompts, "-o", tmp_path / "out", "--seed", 3, "--model", model, "--json", *QUICK))["documents"]
+    assert [one["name"] for one in found] == ["many-1", "dog", "many-4"]
+    seeds = [{image.generation.seed for image in _made(tmp_path / "out" / f"{one['name']}.json")} for one in found]
+    assert seeds == [{3}, {4}, {3}]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": ', ["line 2", "JSON"]),
+        ('{"name": "../up", "prompt": "a"}', ["line 2", "name"]),
+    ],
+)
+def test_a_broken_jsonl_file_is_named_with_its_line(line, words, mmi, model, tmp_path):
+    prompts = tmp_path / "many.jsonl"
+    prompts.write_text(f'"draw a cat."\n{line}\n', encoding="utf-8")
+    assert_user_error(mmi("generate", prompts, "-o", tmp_path / "out", "--model", model, *QUICK), "many.jsonl", *words)
+
+
+@pytest.mark.parametrize("line", ['{"seed": -1, "prompt": "a"}', '{"sed": 1, "prompt": "a"}', '""', "7"])
+def test_a_line_that_is_no_document_fails_alone(line, mmi, model, tmp_path):
+    prompts = tmp_path / "many.jsonl"
+    prompts.write_text(f'"draw a cat."\n{line}\n', encoding="utf-8")
+    assert_user_error(mmi("generate", prompts, "-o", tmp_path / "out", "--model", model, *QUICK), "many.jsonl, line 2")
+    assert (tmp_path / "out" / "many-1.json").is_file()
+
+
+def test_documents_in_company_are_those_alone(mmi, model, tmp_path):
+    prompts = tmp_path / "many.jsonl"
+    prompts.write_text("\n".join(json.dumps(f"draw a {thing}.") for thing in ("cat", "dog", "tree", "camel")), encoding="utf-8")
+    for folder, together in (("one", 1), ("three", 3)):
+        result_of(mmi("generate", prompts, "-o", tmp_path / folder, "--together", together, "--model", model, "--json", *QUICK))
+    for name in names(tmp_path / "one"):
+        if name.endswith(".json"):
+            one, other = (Document.load(tmp_path / folder / name) for folder in ("one", "three"))
+            assert [text.text for text in one.texts] == [text.text for text in other.texts]
+            for alone, together in zip(one.images, other.images, strict=True):
+                assert abs(alone.array().astype(int) - together.array().astype(int)).max() <= 2  # float32, batches of other sizes
+
+
+def test_a_killed_batch_is_finished_without_redoing_or_losing_a_document(mmi, model, tmp_path, monkeypatch):
+    prompts = tmp_path / "many.jsonl"
+    prompts.write_text("\n".join(json.dumps(f"draw a {thing}.") for thing in ("cat", "dog", "tree", "camel")), encoding="utf-8")
+    arguments = ("generate", prompts, "-o", tmp_path / "out", "--together", 2, "--model", model, "--json", *QUICK)
+
+    finished = set()
+
+    def killed(path, content, plain=continuing.write_atomically):
+        if len(finished) == 2:
+            raise SystemExit(9)  # nothing of ours runs after a kill: files stand as they are
+        finished.add(path.stem)
+        plain(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(continuing, "write_atomically", killed)
+        patch.setattr(continuing._Batch, "keep_unfinished", lambda batch: None)
+        assert mmi(*arguments).exit_code == 9
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    found = {one["name"]: one["skipped"] for one in result_of(mmi(*arguments))["documents"]}
+    assert {name for name, skipped in found.items() if skipped} == finished
+    assert len(found) == 4
+    for name, content in before.items():
+        if name.rsplit(".", 1)[0] in finished:
+            assert (tmp_path / "out" / name).read_bytes() == content
+
+
+def _made(path):
+    return [image for image in Document.load(path).images if image.origin == "generated"]
 
 
 def _bomb():

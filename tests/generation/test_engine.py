@@ -23,14 +23,15 @@ def test_decoding_with_cache_equals_decoding_without(exact_model, processor, pro
     run = follow(stream(exact_model, processor, prompt, steps=2), " a cat", None, "画一只猫。", None, " and a dog")
     for _ in run:
         pass
+    run.settle()
     assert len(run.document.images) == 3
 
     afresh = DocumentState(exact_model)
     afresh.read(processor.open_layout(run.document))
 
     # One row per decoded token; float64, so only the order of additions differs (measured below 1e-13).
-    torch.testing.assert_close(run._state.hidden(), afresh.hidden(), rtol=0, atol=1e-9)
-    torch.testing.assert_close(run._state.next_logits(), afresh.next_logits(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(run.state.hidden(), afresh.hidden(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(run.state.next_logits(), afresh.next_logits(), rtol=0, atol=1e-9)
 
 
 def test_reading_a_prompt_equals_the_training_pass(exact_model, processor, prompt):
@@ -83,12 +84,13 @@ def test_guidance_and_steps_and_earlier_pictures_change_the_picture(model, proce
 def test_a_generated_image_enters_the_context_as_a_given_one_would(exact_model, processor, prompt):
     run = follow(stream(exact_model, processor, prompt, steps=2), " a cat", None)
     list(run)
+    run.settle()
     shown = Image.from_bytes(run.document.images[-1].data)  # saved and given again
 
     given = DocumentState(exact_model)
     given.read(processor.open_layout(Document([*prompt, " a cat", shown])))
 
-    torch.testing.assert_close(run._state.next_logits(), given.next_logits(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(run.state.next_logits(), given.next_logits(), rtol=0, atol=1e-9)
 
 
 def test_every_picture_depends_only_on_what_stands_before_it(exact_model, processor, prompt):

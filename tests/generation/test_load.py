@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import mm_interleaved
+from mm_interleaved.document import Document
 from mm_interleaved.errors import CheckpointError
 from mm_interleaved.generation import load as loading
 from mm_interleaved.generation.load import Model, load
@@ -60,3 +62,11 @@ def test_a_checkpoint_without_its_processor_says_so(folder, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(CheckpointError, match="processor"):
         load(tmp_path)
+
+
+def test_the_autoencoder_stays_in_float32(folder):
+    model = load(folder, dtype=torch.bfloat16)
+    assert model.network.image_decoder.vae.dtype == torch.float32
+    assert model.network.image_decoder.unet.dtype == model.network.dtype == torch.bfloat16
+    page = model.continue_document(Document(["draw a cat."]), force_image=True, max_images=1, max_tokens=4, steps=2)
+    assert len(page.images) == 1

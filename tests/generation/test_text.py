@@ -9,7 +9,8 @@ LOGITS = torch.tensor([0.0, 3.0, 2.0, 1.0])
 
 
 def choose(position=0, written=(), suppressed=(), **options):
-    return TokenChooser(Options(**options)).choose(LOGITS, written=list(written), suppressed=set(suppressed), position=position)
+    chooser = TokenChooser(Options(**options))
+    return int(chooser.choose(LOGITS, written=list(written), suppressed=frozenset(suppressed), position=position))
 
 
 def sampled(**options):

@@ -1,24 +1,28 @@
-"""Continues one document at the command line: shows progress, writes the pages, keeps what was made when it is interrupted."""
+"""Continues documents at the command line, many at once: shows progress, writes each page when it is finished, keeps what was made when
+it is interrupted, and leaves alone what was finished before."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mm_interleaved.cli.console import Output
 from mm_interleaved.document import Document
-from mm_interleaved.errors import ConfigError
+from mm_interleaved.errors import ConfigError, MMInterleavedError
 from mm_interleaved.export.files import write_atomically
 
 if TYPE_CHECKING:
+    from mm_interleaved.generation.events import Event, Failed
     from mm_interleaved.generation.load import Model
+    from mm_interleaved.generation.scheduler import Scheduler
 
 FORMATS = ("html", "json", "md")
 MARKS = ".mmi"
@@ -46,11 +50,23 @@ class Job:
         return self.folder / MARKS / f"{self.name}.json"
 
 
-def load_quietly(path: Path | None) -> Model:
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """A document that could not be continued, or whose result could not be written."""
+
+    name: str
+    error: Exception
+
+
+def load_quietly(path: Path | None, **computing: Any) -> Model:
     """Loads the model without transformers' own bars and warnings among our lines.
+
+    Args:
+        computing: of `load`: dtype, quantize, vae_tiling; only what differs from its defaults.
 
     Raises:
         CheckpointError: it is missing or cannot be read.
+        BackendError: a package that this needs is missing.
     """
     from transformers.utils import logging
 
@@ -58,7 +74,24 @@ def load_quietly(path: Path | None) -> Model:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load.load(path)
+    return load.load(path, **computing)
+
+
+def read_computing(dtype: str, *, quantize: str, vae_tiling: bool) -> dict[str, Any]:
+    """Reads `--dtype`, `--quantize` and `--vae-tiling` into arguments of `load`, without those that are its defaults.
+
+    Raises:
+        ConfigError: an unknown dtype or number of bits.
+    """
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise ConfigError(f"--dtype: expected {' or '.join(known)}, got {dtype!r:.60}.")
+    if quantize not in ("", "int8", "int4"):
+        raise ConfigError(f"--quantize: expected int8 or int4, got {quantize!r:.60}.")
+    wanted: dict[str, Any] = {} if dtype == "float32" else {"dtype": known[dtype]}
+    return wanted | ({"quantize": quantize} if quantize else {}) | ({"vae_tiling": True} if vae_tiling else {})
 
 
 def read_formats(text: str) -> tuple[str, ...]:
@@ -75,8 +108,8 @@ def read_formats(text: str) -> tuple[str, ...]:
 
 
 def fingerprint(model: Model, job: Job) -> str:
-    """Names everything the result depends on: prompt, settings, weights."""
-    content = [job.document.to_json(), job.options, model.model_hash]
+    """Names everything the result depends on: prompt, settings, weights and how they compute."""
+    content = [job.document.to_json(), job.options, model.model_hash, model.form]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -93,50 +126,152 @@ def finished_before(model: Model, job: Job) -> dict[str, Any] | None:
 def continue_one(model: Model, job: Job, output: Output) -> dict[str, Any]:
     """Continues and writes one document; returns what `--json` tells of it.
 
-    Ctrl-C writes what was made so far, marked as interrupted, and is raised again.
-
     Raises:
         MMInterleavedError: the prompt cannot be continued, or a file cannot be written.
     """
-    from mm_interleaved.generation.events import Finished, ImageDone, ImageProgress, TextDelta
-
-    started = time.perf_counter()
-    with suppress(OSError):  # a folder that cannot be written is reported when the result is
-        job.mark.unlink()  # from here on, what stands there may be unfinished
-    run = model.stream(job.document, **job.options)
-    reason = "interrupted"
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    painted = 0
-    try:
-        with Progress(*columns, console=output.progress, transient=True) as progress:
-            shown = progress.add_task(f"{job.name}: reading", total=None)
-            for event in run:
-                if isinstance(event, TextDelta):
-                    progress.update(shown, description=f"{job.name}: writing", total=None)
-                elif isinstance(event, ImageProgress):
-                    progress.update(shown, description=f"{job.name}: painting {painted + 1}", total=event.steps, completed=event.step)
-                elif isinstance(event, ImageDone):
-                    painted += 1
-                    output.progress.print(f"{job.name}: picture {painted} after {time.perf_counter() - started:.1f} s", markup=False)
-                elif isinstance(event, Finished):
-                    reason = event.reason
-    finally:
-        # An interrupt or an error in the middle leaves here too: what was made is written.
-        if reason != "interrupted" or len(run.document) > len(job.document):
-            for file in job.files.values():
-                run.document.save(file)
-    result = {
-        "name": job.name,
-        "files": {form: str(file) for form, file in job.files.items()},
-        "pictures": painted,
-        "picture_hashes": [image.sha256 for image in run.document.images if image.origin == "generated"],
-        "reason": reason,
-        "unknown_words": {unknown.word: list(unknown.nearest) for unknown in run.unknown_words},
-        "seconds": round(time.perf_counter() - started, 3),
-        "skipped": False,
-    }
-    write_atomically(job.mark, json.dumps({"fingerprint": fingerprint(model, job), "result": result}, ensure_ascii=False).encode())
+    (result,) = continue_many(model, [job], output, together=1)
+    if isinstance(result, FailedJob):
+        raise result.error
     return result
+
+
+def continue_many(
+    model: Model, jobs: Iterable[Job | FailedJob], output: Output, *, together: int, count: int | None = None, overwrite: bool = True
+) -> Iterator[dict[str, Any] | FailedJob]:
+    """Continues documents, `together` at a time, and gives the result of each as soon as its files are written.
+
+    Jobs are taken one by one as places become free. Ctrl-C writes what was made so far of those in progress and is raised again.
+
+    Args:
+        jobs: documents; one that could not even be read comes as the failure that it is.
+        count: how many jobs there are, for the progress bar; None is one.
+        overwrite: make again what was finished before.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=output.progress, transient=True) as progress:
+        batch = _Batch(model, model.scheduler(places=together), output, progress, progress.add_task("reading", total=count or 1))
+        coming = iter(jobs)
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and batch.scheduler.free:
+                    job = next(coming, None)
+                    if job is None:
+                        exhausted = True
+                    elif isinstance(job, FailedJob):
+                        yield batch.done(job)
+                    elif (made := None if overwrite else finished_before(model, job)) is not None:
+                        yield batch.done(made)
+                    else:
+                        batch.begin(job)
+                told = next(batch.events, None)
+                if told is not None:
+                    if (result := batch.tell(*told)) is not None:
+                        yield batch.done(result)
+                elif exhausted and batch.scheduler.idle:
+                    return
+                else:
+                    batch.events = iter(batch.scheduler)
+        finally:
+            batch.keep_unfinished()
+
+
+@dataclass(slots=True)
+class _Work:
+    """A job in progress."""
+
+    job: Job
+    started: float
+    pictures: int = 0
+    unknown_words: dict[str, list[str]] = field(default_factory=dict)
+
+
+class _Batch:
+    def __init__(self, model: Model, scheduler: Scheduler, output: Output, progress: Progress, bar: TaskID) -> None:
+        self.scheduler = scheduler
+        self.events: Iterator[tuple[Any, Event | Failed]] = iter(())
+        self._model = model
+        self._output = output
+        self._progress = progress
+        self._bar = bar
+        self._working: dict[str, _Work] = {}
+
+    def begin(self, job: Job) -> None:
+        with suppress(OSError):  # a folder that cannot be written is reported when the result is
+            job.mark.unlink()  # from here on, what stands there may be unfinished
+        self._working[job.name] = _Work(job, time.perf_counter())
+        self.scheduler.add(job.name, job.document, **job.options)
+
+    def tell(self, name: str, event: Event | Failed) -> dict[str, Any] | FailedJob | None:
+        """Shows an event; gives the result if it was the last one."""
+        from mm_interleaved.generation.events import Failed, Finished, ImageDone, ImageProgress
+
+        work = self._working[name]
+        if isinstance(event, Failed):
+            del self._working[name]
+            with suppress(MMInterleavedError):  # the first error is the one to tell
+                if len(event.document) > len(work.job.document):
+                    self._write(work, event.document)
+            return FailedJob(name, event.error)
+        if isinstance(event, Finished):
+            del self._working[name]
+            work.unknown_words = {unknown.word: list(unknown.nearest) for unknown in event.unknown_words}
+            try:
+                self._write(work, event.document)
+                return self._mark(work, event.document, event.reason)
+            except MMInterleavedError as error:
+                return FailedJob(name, error)
+        if isinstance(event, ImageDone):
+            work.pictures += 1
+            seconds = time.perf_counter() - work.started
+            self._progress.console.print(f"{name}: picture {work.pictures} after {seconds:.1f} s", markup=False)
+        step = f", step {event.step} of {event.steps}" if isinstance(event, ImageProgress) else ""
+        self._describe(name, step)
+        return None
+
+    def done(self, result: dict[str, Any] | FailedJob) -> dict[str, Any] | FailedJob:
+        """One more job is done, well or not."""
+        self._progress.advance(self._bar)
+        return result
+
+    def keep_unfinished(self) -> None:
+        """Writes what was made of the documents in progress, marked as interrupted; nothing if there are none."""
+        documents = self.scheduler.documents
+        for name, work in self._working.items():
+            document = documents.get(name)
+            if document is not None and len(document) > len(work.job.document):
+                self._write(work, document)
+                self._mark(work, document, "interrupted")
+
+    def _describe(self, name: str, step: str) -> None:
+        if len(self._working) == 1:
+            work = self._working[name]
+            text = f"{name}: painting {work.pictures + 1}{step}" if step else f"{name}: writing"
+        else:
+            activities = self.scheduler.activities
+            text = ", ".join(f"{count} {activity}" for activity, count in activities.items() if count and activity != "waiting")
+        self._progress.update(self._bar, description=text)
+
+    def _write(self, work: _Work, document: Document) -> None:
+        for file in work.job.files.values():
+            document.save(file)
+
+    def _mark(self, work: _Work, document: Document, reason: str) -> dict[str, Any]:
+        job = work.job
+        result = {
+            "name": job.name,
+            "files": {form: str(file) for form, file in job.files.items()},
+            "pictures": work.pictures,
+            "picture_hashes": [image.sha256 for image in document.images if image.origin == "generated"],
+            "reason": reason,
+            "unknown_words": work.unknown_words,
+            "seconds": round(time.perf_counter() - work.started, 3),
+            "skipped": False,
+        }
+        if reason != "interrupted":
+            mark = {"fingerprint": fingerprint(self._model, job), "result": result}
+            write_atomically(job.mark, json.dumps(mark, ensure_ascii=False).encode())
+        return result
 
 
 def tell(result: dict[str, Any], output: Output) -> None:

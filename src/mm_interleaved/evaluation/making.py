@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,7 @@ from mm_interleaved.data.playground.tasks import Sample, Segment
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.document import Document, Image, Pixels, Text
 from mm_interleaved.evaluation.scoring import ENDS
-from mm_interleaved.evaluation.together import continue_together
-from mm_interleaved.generation.events import Event, Finished, ImageDone, TextDelta
+from mm_interleaved.generation.events import Event, Failed, Finished, ImageDone, TextDelta
 from mm_interleaved.generation.load import Model
 
 GREY = 128
@@ -70,11 +69,10 @@ class Maker:
         targets = [_pictures(sample.segments[sample.prompt :]) for sample in samples]
         task = samples[0].task
         if task in TEXT_LIMITS:
-            answers, blind = ([self._answer(prompt, TEXT_LIMITS[task]) for prompt in some] for some in (prompts, map(blinded, prompts)))
+            answers, blind = (self._answers(some, seeds, TEXT_LIMITS[task]) for some in (prompts, [blinded(one) for one in prompts]))
             return [Made({"text": text, "blind": other}, ()) for text, other in zip(answers, blind, strict=True)]
         if task == "story":
-            options = {"max_images": len(targets[0]), "max_tokens": STORY_TOKENS}
-            events = self._together(prompts, seeds, **options)
+            events = self._together(prompts, seeds, max_images=len(targets[0]), max_tokens=STORY_TOKENS)
             return [self._story(told, panels) for told, panels in zip(events, targets, strict=True)]
         drawn = self._draw(prompts, seeds)
         made = [{"judged": self._see(picture), "ceiling": self._see(wanted[0])} for picture, wanted in zip(drawn, targets, strict=True)]
@@ -83,22 +81,35 @@ class Maker:
                 outcome["blind"] = self._see(picture)
         return [Made(outcome, () if picture is None else (picture,)) for outcome, picture in zip(made, drawn, strict=True)]
 
-    def _answer(self, prompt: Sequence[Segment], limit: int) -> str:
-        text = ""
-        for event in self.model.stream(_document(prompt), max_images=0, max_tokens=limit):
-            if isinstance(event, TextDelta):
-                text += event.text
-                if any(end in event.text for end in ENDS):
-                    break
-        return text
+    def _answers(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], limit: int) -> list[str]:
+        def ended(event: Event) -> bool:
+            return isinstance(event, TextDelta) and any(end in event.text for end in ENDS)
+
+        found = self._together(prompts, seeds, enough=ended, max_images=0, max_tokens=limit)
+        return ["".join(event.text for event in events if isinstance(event, TextDelta)) for events in found]
 
     def _draw(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int]) -> list[Pixels | None]:
-        found = self._together(prompts, seeds, first_picture_only=True, max_images=1, max_tokens=DRAW_TOKENS)
+        def drawn(event: Event) -> bool:
+            return isinstance(event, ImageDone)
+
+        found = self._together(prompts, seeds, enough=drawn, max_images=1, max_tokens=DRAW_TOKENS)
         return [next((event.image.array() for event in events if isinstance(event, ImageDone)), None) for events in found]
 
-    def _together(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], **options: Any) -> list[list[Event]]:
-        documents = [_document(prompt) for prompt in prompts]
-        return continue_together(self.model, documents, seeds, steps=self.steps, guidance=self.guidance, **options)
+    def _together(
+        self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], *, enough: Callable[[Event], bool] | None = None, **options: Any
+    ) -> list[list[Event]]:
+        """The events of each document, up to the first one that is `enough`; a document that fails ends the measurement."""
+        scheduler = self.model.scheduler(places=len(prompts))
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            scheduler.add(number, _document(prompt), seed=seed, steps=self.steps, guidance=self.guidance, **options)
+        events: dict[Hashable, list[Event]] = {place: [] for place in range(len(prompts))}
+        for place, event in scheduler:
+            if isinstance(event, Failed):
+                raise event.error
+            events[place].append(event)
+            if enough is not None and enough(event):
+                scheduler.remove(place)
+        return list(events.values())
 
     def _story(self, events: Sequence[Event], targets: Sequence[Pixels]) -> Made:
         texts, pictures, ended = [""], [], False

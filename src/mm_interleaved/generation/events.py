@@ -67,4 +67,14 @@ class Finished:
     """Words of the prompt that the model never learnt."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a document that could not be continued, where many are continued together; the others go on."""
+
+    error: Exception
+    """Why."""
+    document: Document
+    """The prompt and everything made before."""
+
+
 Event: TypeAlias = TextDelta | ImageProgress | ImageDone | Finished

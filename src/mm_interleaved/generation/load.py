@@ -15,6 +15,8 @@ from mm_interleaved.checkpoint.quantized import FewBits, quantization
 from mm_interleaved.document import Document
 from mm_interleaved.errors import CheckpointError, ConfigError
 from mm_interleaved.generation import engine
+from mm_interleaved.generation.saving import load_continuation
+from mm_interleaved.generation.scheduler import Scheduler
 from mm_interleaved.generation.score import Score
 from mm_interleaved.generation.score import score as score_continuations
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
@@ -27,13 +29,22 @@ BOX = Path(__file__).resolve().parent.parent / "box" / "nano"
 class Model:
     """A loaded model: `stream`, `continue_document`, `score`, `save`."""
 
-    def __init__(self, network: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, *, model_hash: str = "") -> None:
+    def __init__(
+        self,
+        network: MMInterleavedForConditionalGeneration,
+        processor: MMInterleavedProcessor,
+        *,
+        model_hash: str = "",
+        form: str = "float32",
+    ) -> None:
         """
         Args:
             network: in evaluation mode, on its device.
             processor: of the same checkpoint.
             model_hash: fingerprint of the weights, kept in every generated picture.
+            form: how it computes, as far as results depend on it.
         """
+        self.form = form
         self.network = network
         self.processor = processor
         self.model_hash = model_hash
@@ -51,6 +62,14 @@ class Model:
     def continue_document(self, document: Document, *, stop: Callable[[], bool] | None = None, **options: Any) -> Document:
         """The document with its continuation; arguments as in `stream`."""
         return engine.continue_document(self.network, self.processor, document, model_hash=self.model_hash, stop=stop, **options)
+
+    def scheduler(self, *, places: int = 8, painted_together: int = 8) -> Scheduler:
+        """Continues many documents at once; see `generation.scheduler.Scheduler`."""
+        return Scheduler(self.network, self.processor, model_hash=self.model_hash, places=places, painted_together=painted_together)
+
+    def resume(self, folder: str | os.PathLike[str], *, stop: Callable[[], bool] | None = None, **changes: Any) -> engine.Continuation:
+        """Goes on with a continuation that was saved; see `generation.saving.load_continuation`."""
+        return load_continuation(self.network, self.processor, Path(folder), model_hash=self.model_hash, stop=stop, **changes)
 
     def score(self, document: Document, continuations: list[str | Document]) -> list[Score]:
         """How likely each continuation is after the document; see `generation.score.score`."""
@@ -73,16 +92,18 @@ def load(
     quantize: FewBits | None = None,
     wait_on: WaitingPlace | None = None,
     device_map: str | dict[str, Any] | None = None,
+    vae_tiling: bool = False,
 ) -> Model:
     """Loads a model.
 
     Args:
         path: folder of a checkpoint; None is the model in the box.
         device: where it computes.
-        dtype: in what it computes.
+        dtype: in what it computes; the autoencoder stays float32.
         quantize: holds the language model's layers as `int8` or `int4`, the rest in `dtype`.
         wait_on: where the language model's layers wait until they compute, `cpu` or `disk`, if the device cannot hold them.
         device_map: of `from_pretrained`, for any other distribution; `device` and `wait_on` then do not count.
+        vae_tiling: decode large pictures in tiles, which needs less memory and shows faint seams.
 
     Raises:
         CheckpointError: it is missing, incomplete, or not ours.
@@ -108,8 +129,11 @@ def load(
     network = load_model(folder, **options, device_map=device_map or {"": device})
     painter: Any = network.image_decoder
     painter.choose_attention(painter.negative_tokens.device.type)
+    if vae_tiling:
+        painter.vae.enable_tiling()
     try:
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: the processor beside the weights cannot be read ({error}); save the checkpoint again.") from error
-    return Model(network.eval(), processor, model_hash=model_hash(folder))
+    form = " ".join([str(dtype).removeprefix("torch."), *[quantize] * (quantize is not None), *["tiled"] * vae_tiling])
+    return Model(network.eval(), processor, model_hash=model_hash(folder), form=form)

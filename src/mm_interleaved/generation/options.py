@@ -9,6 +9,12 @@ from typing import Any
 
 from mm_interleaved.errors import ConfigError
 
+SAMPLERS = ("plain", "dpm++", "unipc")
+"""Values of `Options.sampler`; see `generation/samplers.py`."""
+
+CACHE_DTYPES = ("same", "bfloat16")
+"""Values of `Options.cache_dtype`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
@@ -36,9 +42,16 @@ class Options:
     """Begin with a picture at once, whatever the model would do."""
     preview_every: int = 0
     """Denoising steps between previews in `ImageProgress`; 0 is none. Each costs one decoding."""
+    sampler: str = "plain"
+    """How the steps of a picture are taken: `plain` (DDPM as published, or straight along a flow), or `dpm++` or `unipc`, which need
+    fewer steps for the same quality (docs/results.md)."""
+    cache_mib: int = 0
+    """Bound of the feature cache in MiB: the oldest pictures leave first and are then no longer seen. 0 is no bound."""
+    cache_dtype: str = "same"
+    """In what the feature cache keeps its values: `same` as the model computes in, or `bfloat16` for half of float32's memory."""
 
     def __post_init__(self) -> None:
-        whole = {"max_images": 0, "max_tokens": 0, "seed": 0, "steps": 1, "top_k": 0, "preview_every": 0}
+        whole = {"max_images": 0, "max_tokens": 0, "seed": 0, "steps": 1, "top_k": 0, "preview_every": 0, "cache_mib": 0}
         for name, least in whole.items():
             value = getattr(self, name)
             if type(value) is not int or not least <= value < 2**63:
@@ -50,6 +63,9 @@ class Options:
                 raise ConfigError(f"{name}: expected a number from {lowest:g} to {highest:g}, got {value!r:.60}.")
         if self.top_p == 0:
             raise ConfigError("top_p: expected a probability above 0, got 0; for the likeliest token use temperature 0.")
+        for name, allowed in {"sampler": SAMPLERS, "cache_dtype": CACHE_DTYPES}.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r:.60}.")
         if self.force_image and self.max_images == 0:
             raise ConfigError("force_image asks for a picture, but max_images is 0; allow at least one.")
 

@@ -1,7 +1,8 @@
 """What the model has read of one document, so that nothing is computed twice.
 
 The text cache survives pictures, each picture is encoded once, each synchronizer projects it once, and the hidden states since the
-document's start stay, because every picture is painted from all of them.
+document's start stay, because every picture is painted from all of them. A state can be branched (two continuations of one
+prefix), rolled back, saved and loaded; none of these reads anything again.
 
 Axes: T tokens of this call · N pictures so far · V vocabulary · D width · K condition tokens (docs/glossary.md).
 """
@@ -11,10 +12,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import DynamicCache
 
 from mm_interleaved.document import Pixels
-from mm_interleaved.errors import GenerationError
+from mm_interleaved.errors import CheckpointError, GenerationError
+from mm_interleaved.generation.token_cache import GrowingCache, GrowingLayer
 from mm_interleaved.model.configuration import MMFSConfig, MMInterleavedConfig
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.model.visual_tokenizer import VisualFeatures
@@ -25,19 +26,28 @@ from mm_interleaved.processing.layout import Layout
 class DocumentState:
     """Token cache, feature cache, hidden states and position of one document."""
 
-    def __init__(self, model: MMInterleavedForConditionalGeneration) -> None:
+    def __init__(
+        self, model: MMInterleavedForConditionalGeneration, *, cache_bytes: int | None = None, cache_dtype: torch.dtype | None = None
+    ) -> None:
+        """
+        Args:
+            cache_bytes: bound of the feature cache; the oldest pictures leave first.
+            cache_dtype: in which the feature cache keeps its values.
+        """
         self.model = model
-        self.tokens = DynamicCache()
-        self.features = model.new_feature_cache()
+        self.tokens = GrowingCache()
+        self.features = model.new_feature_cache(max_bytes=cache_bytes, dtype=cache_dtype)
         self.position = 0
         """Tokens read so far; where the next one will stand."""
+        self.images = 0
+        """Pictures read so far, those included that have left the feature cache."""
         self._hidden: list[Tensor] = []  # 1 T D each, in reading order
         self._last: Tensor | None = None  # logits after the last token
 
     @property
-    def images(self) -> int:
-        """Pictures read so far."""
-        return len(self.features)
+    def nbytes(self) -> int:
+        """Memory of everything kept, in bytes."""
+        return self.tokens.nbytes + self.features.nbytes + sum(hidden.nbytes for hidden in self._hidden)
 
     @torch.no_grad()
     def read(self, layout: Layout) -> None:
@@ -54,27 +64,25 @@ class DocumentState:
             raise GenerationError("the prompt has a place for a picture that is not there; give the picture, or end the prompt before it.")
         position = torch.arange(len(layout), device=self._device)
         begin = torch.tensor(layout.image_begin, dtype=torch.long, device=self._device)
-        visible = position[:, None] > begin[None, :]
-        self._append(list(layout.token_ids), pictures, visible)
+        self._append(list(layout.token_ids), pictures, position[:, None] > begin[None, :])
 
     @torch.no_grad()
     def append_token(self, token: int) -> None:
         """Reads one more token."""
-        self._append([token], [], torch.ones(1, self.images, dtype=torch.bool, device=self._device))
+        self._append([token], [], self._everything(1))
 
     @torch.no_grad()
     def append_image(self, picture: Pixels) -> None:
         """Reads the picture that the begin-of-image token before announced, as if it had been given: its tokens see itself too."""
         slots = self.model.config.image_tokens
-        visible = torch.ones(slots, self.images + 1, dtype=torch.bool, device=self._device)
+        visible = torch.ones(slots, len(self.features) + 1, dtype=torch.bool, device=self._device)
         self._append([self.model.config.image_token_id] * slots, [picture], visible)
 
     @torch.no_grad()
     def look_ahead(self, token_ids: list[int]) -> Float[Tensor, "T V"]:
         """Logits after each of some further words, which are read and forgotten again."""
         position, last = self.position, self._last
-        visible = torch.ones(len(token_ids), self.images, dtype=torch.bool, device=self._device)
-        self._append(token_ids, [], visible)
+        self._append(token_ids, [], self._everything(len(token_ids)))
         logits = self.model.logits(self._hidden.pop())[0]
         self.tokens.crop(-len(token_ids))
         self.position, self._last = position, last
@@ -98,9 +106,72 @@ class DocumentState:
             self._hidden = [torch.cat(self._hidden, dim=1)]
         return self._hidden[0]
 
+    def note(self, logits: Float[Tensor, " V"]) -> None:
+        """One more token was read elsewhere, together with other documents; what it left comes by `absorb`."""
+        self.position += 1
+        self._last = logits
+
+    def absorb(self, hidden: list[Float[Tensor, "1 1 D"]]) -> None:
+        """Takes the hidden states of what was read elsewhere; the token cache has its part already."""
+        self._hidden.extend(hidden)
+
+    def branch(self) -> DocumentState:
+        """The same state for another continuation; memory is shared until the two differ."""
+        other = DocumentState(self.model)
+        other.tokens, other.features = self.tokens.branch(), self.features.branch()
+        other.position, other.images, other._last = self.position, self.images, self._last
+        other._hidden = list(self._hidden)
+        return other
+
+    def roll_back(self, position: int, images: int) -> None:
+        """Forgets the tokens from `position` on and all but the first `images` pictures."""
+        if position < self.position:
+            self.tokens.crop(position - self.position)
+            self._hidden = [self.hidden()[:, :position]] if position else []
+            self._last = None
+        self.features.drop_last(self.images - images)
+        self.position, self.images = position, images
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything kept, by name, ready for a safetensors file."""
+        found = {f"features.{name}": tensor for name, tensor in self.features.tensors().items()}
+        for index, layer in enumerate(self.tokens.growing):
+            found |= {f"{name}.{index}": part for name, part in zip(("keys", "values"), layer.parts, strict=False)}
+        if self._hidden:
+            found["hidden"] = self.hidden()
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+    def restore(self, tensors: dict[str, Tensor], images: int) -> None:
+        """Takes what `tensors` gave.
+
+        Args:
+            images: pictures that had been read.
+
+        Raises:
+            CheckpointError: the tensors are not those of a state of this model.
+        """
+        count = self.model.config.text_config.num_hidden_layers
+        wanted = {"hidden", *(f"{part}.{layer}" for part in ("keys", "values") for layer in range(count))}
+        missing = sorted(name for name in wanted if name not in tensors)
+        if missing:
+            raise CheckpointError(
+                f"the saved state lacks {', '.join(missing[:3])} of this model's {count} layers; continue it with its own model."
+            )
+        moved = {name: tensor.to(self._device) for name, tensor in tensors.items()}
+        layers = [GrowingLayer() for _ in range(count)]
+        for index, layer in enumerate(layers):
+            layer.update(moved[f"keys.{index}"], moved[f"values.{index}"])
+        self.tokens = GrowingCache(layers)
+        self.features.restore({name.removeprefix("features."): moved[name] for name in moved if name.startswith("features.")})
+        self._hidden, self._last = [moved["hidden"]], None
+        self.position, self.images = moved["hidden"].shape[1], images
+
     @property
     def _device(self) -> torch.device:
         return self.model.device
+
+    def _everything(self, tokens: int) -> Bool[Tensor, "T N"]:
+        return torch.ones(tokens, len(self.features), dtype=torch.bool, device=self._device)
 
     def _append(self, token_ids: list[int], pictures: list[Pixels], visible: Bool[Tensor, "T N"]) -> None:
         image_tokens = None
@@ -115,7 +186,7 @@ class DocumentState:
         places = torch.arange(self.position, self.position + len(token_ids), device=self._device)[None]
         hidden = self.model.read(
             self.model.embed(ids, image_tokens),
-            visible=visible[None],
+            visible=visible[None, :, visible.shape[1] - len(self.features) :],  # the oldest may have left
             cache=self.features,
             past_key_values=self.tokens,
             position_ids=places,
@@ -123,6 +194,7 @@ class DocumentState:
         self._hidden.append(hidden)
         self._last = None
         self.position += len(token_ids)
+        self.images += len(pictures)
 
 
 def picture_limit(config: MMInterleavedConfig) -> int:

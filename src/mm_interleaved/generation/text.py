@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.logits_process import (
@@ -27,7 +27,7 @@ REPLACEMENT = "\ufffd"
 
 
 class TokenChooser:
-    """Chooses the next token by transformers' logits processors; keeps no state."""
+    """Chooses the next token by transformers' logits processors, on the logits' own device and without waiting for it."""
 
     def __init__(self, options: Options) -> None:
         self.seed = options.seed
@@ -41,8 +41,9 @@ class TokenChooser:
             self.processors.append(TopKLogitsWarper(top_k=options.top_k))
         if self.sampled and options.top_p < 1:
             self.processors.append(TopPLogitsWarper(top_p=options.top_p))
+        self._suppressed: dict[frozenset[int], Tensor] = {}  # there are two sets in a run: with and without begin-of-image
 
-    def choose(self, logits: Float[Tensor, " V"], *, written: list[int], suppressed: Collection[int], position: int) -> int:
+    def choose(self, logits: Float[Tensor, " V"], *, written: list[int], suppressed: frozenset[int], position: int) -> Int[Tensor, ""]:
         """The token that stands at `position`.
 
         Args:
@@ -51,14 +52,24 @@ class TokenChooser:
             suppressed: tokens that must not come.
             position: place in the document, which keys the random draw.
         """
-        scores = logits.float().cpu()
+        scores = logits.float()
         if suppressed:
-            scores = scores.index_fill(0, torch.tensor(sorted(suppressed)), -torch.inf)
-        scores = self.processors(torch.tensor([written], dtype=torch.long), scores[None])[0]  # type: ignore[arg-type]  # asks for LongTensor
+            scores = scores.index_fill(0, self._indices(suppressed, logits.device), -torch.inf)
+        if len(self.processors):
+            seen = torch.tensor([written], dtype=torch.long, device=logits.device)
+            scores = self.processors(seen, scores[None])[0]  # type: ignore[arg-type]  # asks for LongTensor
         if not self.sampled:
-            return int(scores.argmax())
-        generator = generator_for(self.seed, "text", position)
-        return int(torch.multinomial(scores.softmax(dim=0), 1, generator=generator))
+            return scores.argmax()
+        # Dividing by exponential numbers and taking the largest draws from the distribution: what torch.multinomial does on a CPU,
+        # here with the numbers of a CPU generator wherever the logits are.
+        waits = torch.empty(scores.shape, pin_memory=scores.is_cuda).exponential_(generator=generator_for(self.seed, "text", position))
+        return (scores.softmax(dim=0) / waits.to(scores.device, non_blocking=True)).argmax()
+
+    def _indices(self, suppressed: frozenset[int], device: torch.device) -> Tensor:
+        found = self._suppressed.get(suppressed)
+        if found is None or found.device != device:
+            found = self._suppressed[suppressed] = torch.tensor(sorted(suppressed), device=device)
+        return found
 
 
 class IncrementalDecoder:

@@ -14,13 +14,13 @@ tokens (docs/glossary.md).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -30,6 +30,19 @@ from mm_interleaved.model.mmfs import MMFS
 from mm_interleaved.model.positions import resize_table, sincos_2d
 
 LevelShapes = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentValues:
+    """Values of the pictures of several documents, each as its own cache keeps them: nothing is joined, padded or copied.
+
+    A document may have several rows, such as both branches of guidance; they read the same pictures, all of the document's.
+    """
+
+    values: tuple[tuple[Float[Tensor, "1 N S H D"], ...] | None, ...]
+    """For each document what `project_features` gave, in one row; None is a document without a picture."""
+    rows: tuple[Int[Tensor, " R"], ...]
+    """For each document which images of the batch are its own; every image belongs to one."""
 
 
 class UNetSynchronizer(nn.Module):
@@ -49,6 +62,7 @@ class UNetSynchronizer(nn.Module):
         """
         super().__init__()
         self.position_side = position_side
+        self._resized: tuple[Tensor, int, tuple[int, int], Tensor] | None = None
         self.query_norm = nn.LayerNorm(width, eps=config.eps)
         self.feature_norm = nn.LayerNorm(feature_width, eps=config.eps)
         base_side = grid_side if config.base_side is None else config.base_side
@@ -76,29 +90,43 @@ class UNetSynchronizer(nn.Module):
     def forward(
         self,
         sample: Float[Tensor, "I C h w"],
-        values: Float[Tensor, "I N S H D"] | None,
+        values: Float[Tensor, "G N S H D"] | None,
         visible: Bool[Tensor, "I N"] | None,
         level_shapes: LevelShapes | None = None,
     ) -> Float[Tensor, "I C h w"]:
         """Returns what is to be added to `sample`.
 
         Args:
-            values: from `project`; None is no picture at all, which gives the constant residual of an unlit sink.
+            values: from `project`: of every image (G = I), or one row that all images read (G = 1); None is no picture at all, which
+                gives the constant residual of an unlit sink.
             visible: which pictures each image may read.
         """
         height, width = sample.shape[-2:]
         tokens = rearrange(sample, "I C h w -> I (h w) C").to(self.query_norm.weight.dtype)
-        table = self.position_table.to(torch.promote_types(self.position_table.dtype, torch.float32))
-        positions = rearrange(resize_table(table, (height, width)), "h w C -> (h w) C")
         normed = self.query_norm(tokens)
-        query = normed + positions.to(normed.dtype)
+        query = normed + self._positions(height, width).to(normed.dtype)
         if values is None or visible is None:
             read = self._read_nothing(query)
         else:
             centres = pixel_centres(height, width, like=query)
-            read = self.mmfs(query, centres, values, visible[:, None, :].expand(-1, height * width, -1), level_shapes)
+            seen = visible[:, None, :].expand(-1, height * width, -1)
+            images = query.shape[0]
+            if values.shape[0] < images:  # images that read the same pictures: their queries stand in one row
+                query, seen = (rearrange(part, "I Q D -> 1 (I Q) D") for part in (query, seen))
+                centres = centres.repeat(1, images, 1)
+            read = self.mmfs(query, centres, values, seen, level_shapes)
+            read = rearrange(read, "B (copies Q) C -> (B copies) Q C", Q=height * width)
         residual = self.output_convolution(rearrange(read, "I (h w) C -> I C h w", h=height).to(self.output_convolution.weight.dtype))
         return residual.to(sample.dtype)
+
+    def _positions(self, height: int, width: int) -> Float[Tensor, "Q C"]:
+        # Resized once per size and not in every denoising step; the table is fixed, another one (or other numbers in it) is noticed.
+        stored, version = self.position_table, self.position_table._version
+        if self._resized is None or self._resized[0] is not stored or self._resized[1:3] != (version, (height, width)):
+            table = stored.to(torch.promote_types(stored.dtype, torch.float32))
+            positions = rearrange(resize_table(table, (height, width)), "h w C -> (h w) C")
+            self._resized = (stored, version, (height, width), positions)
+        return self._resized[3]
 
     def _read_nothing(self, query: Tensor) -> Tensor:
         # One hidden cell per level: nothing of it is read, only the null value remains.
@@ -159,7 +187,7 @@ class ConditionedUNet(UNet2DConditionModel):
         encoder_hidden_states: Float[Tensor, "I K W"],
         *,
         class_labels: Float[Tensor, "I W"] | None = None,
-        values: Sequence[Float[Tensor, "I N S H D"]] | None = None,
+        values: Sequence[Float[Tensor, "I N S H D"]] | DocumentValues | None = None,
         visible: Bool[Tensor, "I N"] | None = None,
         level_shapes: LevelShapes | None = None,
     ) -> Float[Tensor, "I C h w"]:
@@ -169,8 +197,8 @@ class ConditionedUNet(UNet2DConditionModel):
             timestep: one per image, or a scalar, between 0 and the number of training steps.
             encoder_hidden_states: condition tokens.
             class_labels: a vector added through the time embedding, where the UNet was configured with a projection for it.
-            values: from `project_features`; None or no pictures (N = 0) reads none.
-            visible: which pictures each image may read.
+            values: from `project_features`; None or no pictures (N = 0) reads none. By document: each image reads all of its own.
+            visible: which pictures each image may read; not needed for values by document.
             level_shapes: real (height, width) of each level; None means the configured squares.
 
         Raises:
@@ -193,7 +221,10 @@ class ConditionedUNet(UNet2DConditionModel):
             skips.extend(block_skips)
         state = self.mid_block(state, embedding, **_condition(self.mid_block, condition))
 
-        skips, state = self._synchronize(skips, state, values, visible, level_shapes)
+        if isinstance(values, DocumentValues):
+            skips, state = self._synchronize_documents(skips, state, values, level_shapes)
+        else:
+            skips, state = self._synchronize(skips, state, values, visible, level_shapes)
 
         for index, block in enumerate(self.up_blocks):
             count = len(block.resnets)  # type: ignore[arg-type]
@@ -237,6 +268,23 @@ class ConditionedUNet(UNet2DConditionModel):
                 if not self.constant_residual_without_image:
                     residual = torch.where(visible.any(dim=1)[:, None, None, None], residual, 0.0)
             changed.append(tensor + residual)
+        return changed[:-1], changed[-1]
+
+    def _synchronize_documents(
+        self, skips: Sequence[Tensor], middle: Tensor, documents: DocumentValues, level_shapes: LevelShapes | None
+    ) -> tuple[list[Tensor], Tensor]:
+        alone = len(documents.rows) == 1  # then its rows are all of them, and nothing has to be picked out
+        changed = [*skips, middle] if alone else [tensor.clone() for tensor in (*skips, middle)]
+        for own, rows in zip(documents.values, documents.rows, strict=True):
+            if own is None and not self.constant_residual_without_image:
+                continue
+            values = own or (None,) * len(changed)
+            for index, synchronizer in enumerate((*self.skip_synchronizers, self.middle_synchronizer)):
+                tensor = changed[index] if alone else changed[index][rows]
+                value = values[index]
+                visible = None if value is None else torch.ones(tensor.shape[0], value.shape[1], dtype=torch.bool, device=tensor.device)
+                residual = synchronizer(tensor, value, visible, level_shapes)
+                changed[index] = changed[index] + residual if alone else changed[index].index_add_(0, rows, residual)
         return changed[:-1], changed[-1]
 
     def _tensor_sizes(self, latent_side: int) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ from transformers import initialization as init
 
 from mm_interleaved.batch import NoiseDraw
 from mm_interleaved.errors import ConfigError, ShapeError
-from mm_interleaved.model.conditioned_unet import ConditionedUNet, LevelShapes, mark_initialized
+from mm_interleaved.model.conditioned_unet import ConditionedUNet, DocumentValues, LevelShapes, mark_initialized
 from mm_interleaved.model.configuration import ImageDecoderConfig, MMFSConfig, NoiseConfig, ResamplerConfig
 from mm_interleaved.model.noise_schedule import NoiseSchedule
 from mm_interleaved.model.resampler import Resampler
@@ -153,7 +153,7 @@ class ImageDecoder(nn.Module):
         latents: Float[Tensor, "I C h w"],
         timestep: Tensor,
         condition: Float[Tensor, "I K W"],
-        values: Sequence[Float[Tensor, "I N S H Dh"]] | None = None,
+        values: Sequence[Float[Tensor, "I N S H Dh"]] | DocumentValues | None = None,
         visible: Bool[Tensor, "I N"] | None = None,
         level_shapes: LevelShapes | None = None,
     ) -> Float[Tensor, "I C h w"]:
@@ -162,7 +162,7 @@ class ImageDecoder(nn.Module):
         Args:
             timestep: time of the noise schedule, one per image or a scalar.
             condition: from `condition` or `negative_condition`.
-            values: from `project_features`; None reads no picture.
+            values: from `project_features`, for every image or by document; None reads no picture.
             visible: which pictures each image may read.
             level_shapes: real (height, width) of each level; None means the configured squares.
         """

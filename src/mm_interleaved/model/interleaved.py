@@ -11,6 +11,7 @@ F feature width · D width of the language model · V vocabulary (docs/glossary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from transformers.cache_utils import Cache
 
 from mm_interleaved.batch import IGNORED_TARGET, NO_DOCUMENT, NO_IMAGE, Batch, ModelOutput, NoiseDraw
 from mm_interleaved.errors import ConfigError
+from mm_interleaved.model.conditioned_unet import DocumentValues
 from mm_interleaved.model.configuration import MMFSConfig, MMInterleavedConfig
-from mm_interleaved.model.feature_cache import FeatureCache
+from mm_interleaved.model.feature_cache import FeatureCache, TextValues
 from mm_interleaved.model.image_decoder import ImageDecoder
 from mm_interleaved.model.language_model import MMFSInputs, MMFSLlamaModel, TextHead
 from mm_interleaved.model.objective import document_loss, image_terms, text_terms
@@ -45,6 +47,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
     config: MMInterleavedConfig
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer", "MMFSDecoderLayer", "InteractionBlock"]
+    _keep_in_fp32_modules_strict = ["vae"]
     _supports_sdpa = True
     _supports_attention_backend = True
     fsdp_forward_methods = ("forward_batch", "encode_images", "embed", "read", "logits", "picture_condition", "predict_noise")
@@ -169,9 +172,18 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         begins = (token_ids == self.config.begin_image_token_id)[..., None]
         return embeddings + begins * self.begin_image_embedding.to(embeddings.dtype)
 
-    def new_feature_cache(self, *, max_images: int | None = None) -> FeatureCache:
-        """An empty cache for the pictures of one batch of documents."""
-        return FeatureCache(self.language_model.project_features, self.image_decoder.project_features, max_images=max_images)
+    def new_feature_cache(
+        self, *, max_images: int | None = None, max_bytes: int | None = None, dtype: torch.dtype | None = None
+    ) -> FeatureCache:
+        """An empty cache for the pictures of one batch of documents; arguments as in `FeatureCache`."""
+        return FeatureCache(
+            self.language_model.project_features,
+            self.image_decoder.project_features,
+            previous_only=self.behaviour.previous_image_only,
+            max_images=max_images,
+            max_bytes=max_bytes,
+            dtype=dtype,
+        )
 
     def remember(self, cache: FeatureCache, features: VisualFeatures) -> None:
         """One more picture of every document joins the cache."""
@@ -182,7 +194,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         embeddings: Float[Tensor, "B T D"],
         *,
         visible: Bool[Tensor, "B T N"],
-        cache: FeatureCache,
+        cache: TextValues,
         past_key_values: Cache | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Tensor | None = None,
@@ -226,24 +238,23 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         latents: Float[Tensor, "K C h w"],
         timestep: Tensor,
         condition: Float[Tensor, "K M W"],
-        cache: FeatureCache,
-        visible: Bool[Tensor, "K N"] | None = None,
+        caches: Sequence[FeatureCache],
+        rows: Sequence[Sequence[int]] | None = None,
     ) -> Float[Tensor, "K C h w"]:
-        """One step of the denoiser; earlier pictures are read through the cache.
+        """One step of the denoiser for pictures of one or several documents; each reads the earlier pictures of its own.
 
         Args:
-            visible: which cached pictures may be read; None means all of them (the last one, if only it may be read).
+            timestep: one per row.
+            caches: one per document, of one row each.
+            rows: which rows are of which document (a picture, its negative branch, or several); None: all of the only one.
         """
-        values = cache.image_values(previous_only=self.behaviour.previous_image_only)
-        if values is None:
+        values = [cache.image_values() for cache in caches]
+        if all(value is None for value in values):
             return self.image_decoder.predict(latents, timestep, condition)
-        count = latents.shape[0]
-        values = tuple(value.expand(count, *value.shape[1:]) if value.shape[0] == 1 else value for value in values)
-        if visible is None:
-            visible = torch.ones(count, values[0].shape[1], dtype=torch.bool, device=latents.device)
-        elif self.behaviour.previous_image_only:
-            visible = visible[:, -1:]
-        return self.image_decoder.predict(latents, timestep, condition, values, visible, self.image_shapes)
+        if rows is None:
+            rows = (range(latents.shape[0]),)
+        documents = DocumentValues(tuple(values), tuple(torch.tensor(own, device=latents.device) for own in rows))
+        return self.image_decoder.predict(latents, timestep, condition, documents, None, self.image_shapes)
 
     # What a training pass does with a packed batch.
 

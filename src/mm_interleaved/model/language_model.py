@@ -83,7 +83,9 @@ class Synchronizer(nn.Module):
         """What is added to the hidden states; in their dtype, computed in this module's own (frozen layers may be bfloat16)."""
         query = self.query_norm(hidden.to(self.gate.dtype))
         centre = torch.full((1, query.shape[1], 2), 0.5, dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
-        seen = self.mmfs(query, centre, values.to(query.dtype), visible, level_shapes)
+        # Kept values may have fewer bits (`FeatureCache`); converting all of them for a few samples would cost more than it saves.
+        values = values.to(query.dtype) if torch.is_grad_enabled() else values
+        seen = self.mmfs(query, centre, values, visible, level_shapes)
         return (self.gate.tanh() * seen).to(hidden.dtype)
 
 

@@ -106,9 +106,20 @@ class NoiseSchedule:
         next_signal = torch.where(next_timestep < 0, 1.0, table[next_timestep.clamp(min=0)]).to(sample.dtype)
         alpha = signal / next_signal
         beta = 1 - alpha
-        clean = (sample - (1 - signal).sqrt() * prediction) / signal.sqrt()
+        clean = self.clean(prediction, timestep, sample)
         mean = next_signal.sqrt() * beta / (1 - signal) * clean + alpha.sqrt() * (1 - next_signal) / (1 - signal) * sample
         if noise is None:
             return mean
         variance = (beta * (1 - next_signal) / (1 - signal)).clamp(min=SMALLEST_VARIANCE)
         return mean + (timestep > 0).to(sample.dtype) * variance.sqrt() * noise
+
+    def clean(self, prediction: Float[Tensor, "I C h w"], timestep: Instant, sample: Float[Tensor, "I C h w"]) -> Float[Tensor, "I C h w"]:
+        """The clean picture that a prediction stands for.
+
+        Args:
+            prediction: what the network gave for `sample` at `timestep`, after guidance.
+        """
+        if self.config.kind == "flow":
+            return sample - timestep.to(sample.dtype) * prediction
+        signal = self._signal.to(timestep.device)[timestep].to(sample.dtype)
+        return (sample - (1 - signal).sqrt() * prediction) / signal.sqrt()

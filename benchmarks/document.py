@@ -1,0 +1,158 @@
+"""Whole documents: `python benchmarks/document.py` prints one JSON object per case.
+
+`four_pictures_same_numerics`   60 tokens and a picture of 30 steps, four times, against the released loop on the same weights; the
+                                pictures are compared as well
+`four_pictures_equal_quality`   the same document in bfloat16 with the sampler and step count of `--sampler` and `--steps`, whose equal
+                                quality `picture_quality.py` shows
+`picture_8_against_1`           what the eighth picture of a document costs against the first, under both behaviours
+`token_at_N_images`             what a token costs with so many pictures in the cache against one
+
+Both paths do the whole document once after a small warm-up: it takes minutes, and noise of seconds does not change its ratios. `--quick`
+runs everything at a fraction of the length, to see that it runs; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import machine, report
+from mid import mid_model, prompt, scripted
+from recompute import Recomputed
+
+from mm_interleaved.document import Pixels
+from mm_interleaved.generation.events import ImageDone, ImageProgress
+from mm_interleaved.generation.load import Model
+
+GUIDANCE = 7.5
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    found = run()
+    return time.perf_counter() - began, found
+
+
+def ours(model: Model, *, words: int, pictures: int, steps: int, sampler: str = "plain") -> list[Pixels]:
+    """The document by the engine."""
+    run = model.stream(prompt(1), max_images=pictures, max_tokens=10_000, steps=steps, guidance=GUIDANCE, sampler=sampler)
+    return [event.image.array() for event in scripted(run, words, pictures) if isinstance(event, ImageDone)]
+
+
+def recomputed(model: Model, *, words: int, pictures: int, steps: int) -> list[Pixels]:
+    """The document by the released loop."""
+    document = Recomputed(model, prompt(1))
+    made = []
+    for _ in range(pictures):
+        document.write([260] * words)
+        made.append(document.paint(steps=steps, guidance=GUIDANCE))
+    return made
+
+
+def decibels(one: Pixels, other: Pixels) -> float:
+    error = float(np.square(one.astype(float) - other.astype(float)).mean())
+    return 99.0 if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def four_pictures(words: int, steps: int, quick_steps: int, sampler: str) -> None:
+    model = mid_model()
+    sizes = {"tokens": words, "steps": steps, "pictures": 4, "guidance": GUIDANCE, "repeats": 1, "threads": torch.get_num_threads()}
+    for warm in (ours, recomputed):
+        warm(model, words=2, pictures=1, steps=2)
+    against_seconds, expected = timed(lambda: recomputed(model, words=words, pictures=4, steps=steps))
+    seconds, found = timed(lambda: ours(model, words=words, pictures=4, steps=steps))
+    near = min(decibels(*pair) for pair in zip(found, expected, strict=True))
+    row = {"against": "recompute", "against_seconds": against_seconds, **sizes}
+    report(
+        {
+            "case": "four_pictures_same_numerics",
+            "path": "ours",
+            "seconds": seconds,
+            "ratio": against_seconds / seconds,
+            **row,
+            "least_decibels": near,
+        }
+    )
+    model.network.to(torch.bfloat16).image_decoder.vae.float()
+    ours(model, words=2, pictures=1, steps=2, sampler=sampler)
+    seconds, _ = timed(lambda: ours(model, words=words, pictures=4, steps=quick_steps, sampler=sampler))
+    better = {"sampler": sampler, "path_steps": quick_steps, "dtype": "bfloat16"}
+    report({"case": "four_pictures_equal_quality", "path": "ours", "seconds": seconds, "ratio": against_seconds / seconds, **row, **better})
+
+
+def later_pictures(published: bool, words: int, steps: int) -> None:
+    """Seconds of each of eight pictures, from the first denoising step to its place in the context."""
+    model = mid_model(published=published)
+    run = model.stream(prompt(1), max_images=8, max_tokens=10_000, steps=steps, guidance=GUIDANCE)
+    taken, began = [], 0.0
+    for event in scripted(run, words, 8):
+        if isinstance(event, ImageProgress) and event.step == 0:
+            began = time.perf_counter()
+        elif isinstance(event, ImageDone):
+            taken.append(time.perf_counter() - began)
+    report(
+        {
+            "case": "picture_8_against_1",
+            "path": "published" if published else "ours",
+            "against": "first picture",
+            "seconds": taken[7],
+            "against_seconds": taken[0],
+            "ratio": taken[0] / taken[7],
+            "growth": taken[7] / taken[0] - 1,
+            "growth_per_picture": (taken[7] / taken[0] - 1) / 7,
+            "each": [round(one, 3) for one in taken],
+            "steps": steps,
+            "steps_of_full_case": 30,
+            "cache_bytes": run.state.nbytes,
+        }
+    )
+
+
+def later_tokens(words: int, counts: tuple[int, ...]) -> None:
+    """Seconds of a token with one picture in the cache and with more, by turns; the text before it grows with the pictures."""
+    model = mid_model()
+    states = []
+    for pictures in counts:
+        document = prompt(pictures)
+        run = model.stream(document, max_images=0, max_tokens=1)
+        list(scripted(run, 1, 0))
+        run.settle()
+        states.append(run.state)
+    taken: list[list[float]] = [[] for _ in counts]
+    for _ in range(words):
+        for state, times in zip(states, taken, strict=True):
+            began = time.perf_counter()
+            state.append_token(260)
+            state.next_logits().argmax()
+            times.append(time.perf_counter() - began)
+    medians = [statistics.median(times[len(times) // 10 :]) for times in taken]
+    for count, state, seconds in list(zip(counts, states, medians, strict=True))[1:]:
+        row = {"case": f"token_at_{count}_images", "path": f"{count} images", "against": "1 image", "seconds": seconds}
+        row |= {"against_seconds": medians[0], "ratio": medians[0] / seconds, "growth": seconds / medians[0] - 1, "tokens": words}
+        report({**row, "context": state.position, "against_context": states[0].position, "cache_bytes": state.nbytes})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a fraction of the length")
+    parser.add_argument("--sampler", default="dpm++", help="of the equal-quality case")
+    parser.add_argument("--steps", type=int, default=12, help="of the equal-quality case")
+    parser.add_argument("--only", choices=["four", "later", "token"], help="one part")
+    arguments = parser.parse_args()
+    report(machine())
+    if arguments.only in (None, "four"):
+        four_pictures(*((60, 30, arguments.steps) if not arguments.quick else (3, 2, 1)), arguments.sampler)
+    if arguments.only in (None, "later"):
+        for published in (True, False):
+            later_pictures(published, 8, 6 if not arguments.quick else 1)
+    if arguments.only in (None, "token"):
+        later_tokens(*((60, (1, 2, 4, 8, 16, 30)) if not arguments.quick else (3, (1, 2))))
+
+
+if __name__ == "__main__":
+    main()
