@@ -12,6 +12,7 @@ from mm_interleaved.data.playground.judge import TemplateJudge
 from mm_interleaved.data.playground.tasks import Sample, Segment
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.document import Document, Image, Pixels, Text
+from mm_interleaved.evaluation import reading
 from mm_interleaved.evaluation.scoring import ENDS
 from mm_interleaved.evaluation.together import continue_together
 from mm_interleaved.generation.events import Event, Finished, ImageDone, TextDelta
@@ -20,7 +21,7 @@ from mm_interleaved.generation.load import Model
 GREY = 128
 """Value of every channel of the picture that a blind model gets."""
 
-TEXT_LIMITS = {"question": 16, "caption": 48}
+TEXT_LIMITS = {"question": 16, "caption": 48, **reading.LIMITS}
 """Most tokens of an answer and of a caption."""
 
 DRAW_TOKENS = 8
@@ -70,7 +71,12 @@ class Maker:
         targets = [_pictures(sample.segments[sample.prompt :]) for sample in samples]
         task = samples[0].task
         if task in TEXT_LIMITS:
-            answers, blind = ([self._answer(prompt, TEXT_LIMITS[task]) for prompt in some] for some in (prompts, map(blinded, prompts)))
+            # An answer ends where the true one does: most after one sentence, an introduction after two or three.
+            ends = [sum(str(sample.segments[-1]).count(end) for end in ENDS) for sample in samples]
+            answers, blind = (
+                [self._answer(prompt, TEXT_LIMITS[task], end) for prompt, end in zip(some, ends, strict=True)]
+                for some in (prompts, map(blinded, prompts))
+            )
             return [Made({"text": text, "blind": other}, ()) for text, other in zip(answers, blind, strict=True)]
         if task == "story":
             options = {"max_images": len(targets[0]), "max_tokens": STORY_TOKENS}
@@ -83,12 +89,12 @@ class Maker:
                 outcome["blind"] = self._see(picture)
         return [Made(outcome, () if picture is None else (picture,)) for outcome, picture in zip(made, drawn, strict=True)]
 
-    def _answer(self, prompt: Sequence[Segment], limit: int) -> str:
+    def _answer(self, prompt: Sequence[Segment], limit: int, sentences: int) -> str:
         text = ""
         for event in self.model.stream(_document(prompt), max_images=0, max_tokens=limit):
             if isinstance(event, TextDelta):
                 text += event.text
-                if any(end in event.text for end in ENDS):
+                if sum(text.count(end) for end in ENDS) >= sentences:
                     break
         return text
 
