@@ -63,8 +63,6 @@ def frame(clip: Clip, number: int, moved: Colour, second: Colour | None) -> Imag
     return Image.fromarray(found.astype(np.uint8))
 
 
-# 128 frames with masks of 224 pixels are 75 MB as 32-bit numbers; decoding one takes 2 ms.
-@lru_cache(maxsize=64)
 def _pair(name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
     collection = load_collection(NAME, VERSION)
     try:

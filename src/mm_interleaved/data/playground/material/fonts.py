@@ -52,7 +52,8 @@ def build_fonts(packages: Path, folder: Path | None = None) -> Path:
     from mm_interleaved.data.playground.tasks import handwriting, menus
 
     files: dict[str, bytes] = {}
-    listed, origins = [], []
+    listed: list[dict[str, str]] = []
+    origins: list[Origin] = []
     written = {"hand": handwriting.characters(), "screen": menus.characters()}
     wanted = [("hand", "en", name) for name in HANDS_EN] + [("hand", "zh", name) for name in HANDS_ZH]
     wanted += [("screen", "en", SCREEN_EN), ("screen", "zh", SCREEN_ZH)]

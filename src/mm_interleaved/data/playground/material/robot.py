@@ -252,7 +252,7 @@ class _Stage:
             walls += [((0.006, 0.07, 0.035), (side * 0.07, 0, 0.035)) for side in (-1, 1)]
             return self._body([("box", half, place) for half, place in [*walls, ((0.07, 0.07, 0.004), (0, 0, 0.004))]])
         # The drawer: its front with the handle at the origin, the tray behind it.
-        parts = [((0.09, 0.006, 0.05), (0, 0, 0)), ((0.03, 0.006, 0.006), (0, 0.03, 0))]
+        parts: list[tuple[Point, Point]] = [((0.09, 0.006, 0.05), (0, 0, 0)), ((0.03, 0.006, 0.006), (0, 0.03, 0))]
         parts += [((0.004, 0.015, 0.004), (side * 0.026, 0.018, 0)) for side in (-1, 1)]
         parts += [((0.004, 0.08, 0.035), (side * 0.08, -0.085, -0.01)) for side in (-1, 1)]
         parts += [((0.08, 0.08, 0.004), (0, -0.085, -0.042)), ((0.08, 0.004, 0.035), (0, -0.165, -0.01))]
@@ -260,7 +260,7 @@ class _Stage:
 
     def _cabinet(self) -> int:
         """A shell open towards +y; the drawer's front closes it."""
-        walls = [((0.008, 0.115, 0.065), (side * 0.1, 0, 0.065)) for side in (-1, 1)]
+        walls: list[tuple[Point, Point]] = [((0.008, 0.115, 0.065), (side * 0.1, 0, 0.065)) for side in (-1, 1)]
         walls += [((0.108, 0.115, 0.006), (0, 0, height)) for height in (0.006, 0.124)]
         walls.append(((0.108, 0.006, 0.065), (0, -0.115, 0.065)))
         return self._body([("box", half, place) for half, place in walls], (0.62, 0.5, 0.4, 1))

@@ -135,7 +135,8 @@ def characters() -> set[str]:
 
 def sentences() -> Iterator[str]:
     """Every text that this task is made of, but for the names of the pack's things."""
-    for wordings in (PROMPTS, *FURTHER.values()):
+    yield from (*PROMPTS["en"], *PROMPTS["zh"])
+    for wordings in FURTHER.values():
         yield from (*wordings["en"], *wordings["zh"])
     for pair in EVERYDAY:
         yield from pair

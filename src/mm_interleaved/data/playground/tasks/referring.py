@@ -105,7 +105,7 @@ def _arranged(world: World, form: str, random: np.random.Generator) -> tuple[Pai
     solid = _solid(world)
     for _ in range(TRIES):
         pair = world.draw_pair(random)
-        if _mask(world.pack, *pair, SMALL[1]).mean() < SOLID_TARGET:
+        if _mask(world.pack, *pair, _pixels(SMALL[1])).mean() < SOLID_TARGET:
             continue
         lines = world.pack.styles[pair[1]].id == LINES
         others = [other for other in solid if other[0] != pair[0] and not (lines and world.pack.styles[other[1]].id == LINES)]
@@ -145,7 +145,7 @@ def _behind(pack: Pack, pair: Pair, cover: Item, size: float, taken: list[Box], 
     Args:
         taken: boxes that it must not touch.
     """
-    mine, its = _mask(pack, *pair, size), _mask(pack, cover.thing, cover.style, cover.size)
+    mine, its = _mask(pack, *pair, _pixels(size)), _mask(pack, cover.thing, cover.style, _pixels(cover.size))
     wanted = float(random.uniform(COVERED[0] + 0.05, COVERED[1] - 0.05))
     for angle in random.permutation(np.linspace(0, 2 * np.pi, 8, endpoint=False) + random.uniform(0, 1)):
         best: _Hidden | None = None
@@ -176,21 +176,26 @@ def _free(world: World, pair: Pair, size: float, places: list[tuple[float, float
 
 def _small(pack: Pack, pair: Pair, size: float) -> float:
     """The size, or a smaller one at which the drawing takes no more of the picture than a target may."""
-    share = _mask(pack, *pair, size).size / SIDE**2
+    share = _mask(pack, *pair, _pixels(size)).size / SIDE**2
     return round(size * min(1.0, 0.98 * (LARGEST_SHARE / share) ** 0.5), 4)
 
 
 @lru_cache(maxsize=16)
 def _solid(world: World) -> tuple[Pair, ...]:
     """Pairs of this split whose drawing hides what is behind it."""
-    return tuple(pair for pair in world.pairs if _mask(world.pack, *pair, 0.3).mean() >= SOLID)
+    return tuple(pair for pair in world.pairs if _mask(world.pack, *pair, _pixels(LARGE[0])).mean() >= SOLID)
 
 
 # A mask at one of these sizes is 1-5 KB.
 @lru_cache(maxsize=4096)
-def _mask(pack: Pack, thing: int, style: int, size: float) -> np.ndarray:
-    """Which pixels a drawing covers at this size, as in a picture of `SIDE` pixels."""
-    return np.asarray(sprite(pack, thing, style, max(2, round(size * SIDE))).getchannel("A")) >= SEEN
+def _mask(pack: Pack, thing: int, style: int, longest: int) -> np.ndarray:
+    """Which pixels a drawing covers when its longest side has so many."""
+    return np.asarray(sprite(pack, thing, style, longest).getchannel("A")) >= SEEN
+
+
+def _pixels(size: float) -> int:
+    """A longest side in pixels, as `compose` rounds it in a picture of `SIDE` pixels."""
+    return max(2, round(size * SIDE))
 
 
 def _corner(item: Item, mask: np.ndarray) -> tuple[int, int]:
@@ -220,5 +225,5 @@ def _seen_box(seen: np.ndarray, left: int, top: int) -> Box:
 
 
 def _item_box(pack: Pack, item: Item) -> Box:
-    mask = _mask(pack, item.thing, item.style, item.size)
+    mask = _mask(pack, item.thing, item.style, _pixels(item.size))
     return _seen_box(mask, *_corner(item, mask))
