@@ -257,10 +257,3 @@ def test_every_objective_names_its_columns(recipe):
         terms = objective(objective.prepare(corpus, range(3)))
         assert set(terms.columns) == set(objective.columns)
         assert terms.total.requires_grad or name == "autoencoder"
-
-
-def test_documents_of_words_and_boxes_are_trained_on_with_and_without_pictures(recipe):
-    # Some samples of these tasks have no picture at all, and none has one to paint.
-    data = {"tasks": {"logo": 1, "robot": 1, "screens": 1, "caption": 0, "picture": 0, "style": 0}}
-    chosen = recipe("words", data=data, tokenizer={"tasks": ["logo", "robot", "screens"]}, training={"steps": 3, "batch_size": 2})
-    assert train(chosen).completed

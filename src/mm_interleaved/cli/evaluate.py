@@ -57,12 +57,12 @@ def evaluate(
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [f"{'task':9} {'metric':22} {'score':>6} {'95 %':>13} {'chance':>7} {'blind':>6} {'judge':>6} {'n':>5}"]
+    lines = [f"{'task':11} {'metric':22} {'score':>6} {'95 %':>13} {'chance':>7} {'blind':>6} {'judge':>6} {'n':>5}"]
     for row in rows:
         between = f"{100 * row['low']:.1f}-{100 * row['high']:.1f}"
         others = f"{_percent(row['chance']):>7} {_percent(row['blind']):>6} {_percent(row['ceiling']):>6}"
         mark = " *" if row["main"] else ""
-        lines.append(f"{row['task']:9} {row['metric']:22} {_percent(row['score']):>6} {between:>13} {others} {row['n']:>5}{mark}")
+        lines.append(f"{row['task']:11} {row['metric']:22} {_percent(row['score']):>6} {between:>13} {others} {row['n']:>5}{mark}")
     return [*lines, "percent; blind: grey or another prompt; judge: its score of the true pictures; *: the task's main figure"]
 
 

@@ -16,7 +16,7 @@ from mm_interleaved.data.playground.material.lettering import Face, faces
 from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.tasks import canvas
 from mm_interleaved.data.playground.tasks.looking import draw_language
-from mm_interleaved.data.playground.tasks.samples import Sample, Segment
+from mm_interleaved.data.playground.tasks.samples import Sample
 from mm_interleaved.data.playground.tasks.wording import Language
 from mm_interleaved.data.playground.world import World, choose, fraction
 
@@ -87,18 +87,15 @@ def circled_word(world: World, random: np.random.Generator, side: int) -> Sample
     look = (choose(random, PAPERS), choose(random, INKS), bool(random.integers(2)), int(random.integers(2**32)))
     page = canvas.picture(side, lambda: _page(placed, target, face, look))
     other = _other(lines, row, column, random) if random.random() < 0.5 else None
+    form, asked_for = ("circled", circled) if other is None else other
     prompt = choose(random, PROMPTS[language])
-    answer = ANSWER[language].format(answer=circled)
-    segments: list[Segment] = [page, prompt, answer]
     if other is not None:
-        kind, circled_or_other = other
-        segments[2] += choose(random, FURTHER[kind][language])  # type: ignore[operator]  # a text
-        segments.append(ANSWER[language].format(answer=circled_or_other))
+        prompt += ANSWER[language].format(answer=circled) + choose(random, FURTHER[form][language])
     word = placed[target]
     truth = {
         "language": language,
-        "form": "circled" if other is None else other[0],
-        "answer": circled if other is None else other[1],
+        "form": form,
+        "answer": asked_for,
         "circled": circled,
         "answers": len(words),
         "words": words,
@@ -106,7 +103,7 @@ def circled_word(world: World, random: np.random.Generator, side: int) -> Sample
         "unseen_word": unseen and other is None,
         "scenes": [{"words": words, "circle": [round(word.centre_x, 4), round(word.centre_y, 4)], "hand": face.name}],
     }
-    return Sample("handwriting", tuple(segments), len(segments) - 1, truth)
+    return Sample("handwriting", (page, prompt, ANSWER[language].format(answer=asked_for)), 2, truth)
 
 
 def hands(language: Language, held_out: bool) -> tuple[Face, ...]:

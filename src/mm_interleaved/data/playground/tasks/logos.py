@@ -120,7 +120,7 @@ def logo(world: World, random: np.random.Generator, side: int) -> Sample:
 
 def sentences() -> Iterator[str]:
     """Every text that this task is made of."""
-    for wordings in (*FORMS.values(),):
+    for wordings in FORMS.values():
         yield from (*wordings["en"], *wordings["zh"])
     for kind in KINDS.values():
         yield from (*kind["en"], *kind["zh"])
