@@ -15,17 +15,24 @@ app = typer.Typer(help="Build, check and show the corpus in the box.", no_args_i
 @app.command("build")
 @guarded
 def build(
-    packages: Annotated[Path, typer.Argument(help="Folder with the npm packages that hold the drawings (`npm pack`, or node_modules).")],
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the pack; by default the one inside the package.")] = None,
+    packages: Annotated[Path, typer.Argument(help="Folder with the npm packages of the parts (`npm pack`, or node_modules).")],
+    out: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to build in; by default that inside the package.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="drawings (the default), fonts, logos, robot; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build the pack from its packages; an older pack stays until the new one is complete."""
-    from mm_interleaved.data.playground.build import build_pack
+    """Build parts of the corpus from their packages; what was built before stays until the new one is complete."""
+    from mm_interleaved.data.playground.material.parts import PARTS
+    from mm_interleaved.errors import ConfigError
 
     output = Output(as_json=as_json)
-    folder = build_pack(packages, out)
-    output.say(f"pack: {folder}")
-    output.result({"pack": str(folder)})
+    wanted = part or ["drawings"]
+    for name in wanted:
+        if name not in PARTS:
+            raise ConfigError(f"--part: no part is called {name!r}; there are {', '.join(PARTS)}.")
+    built = {name: str(PARTS[name](packages, out)) for name in wanted}
+    for name, place in built.items():
+        output.say(f"{name}: {place}")
+    output.result(built)
 
 
 @app.command("preview")
@@ -54,7 +61,8 @@ def validate(
     pack: Annotated[Path | None, typer.Argument(help="Folder of the pack; by default the one inside the package.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the pack: version, hashes, and that every drawing can be decoded."""
+    """Check the pack and the collections beside it: versions, hashes, and that every drawing can be decoded."""
+    from mm_interleaved.data.playground.material.parts import check_collections
     from mm_interleaved.data.playground.pack import Pack
 
     output = Output(as_json=as_json)
@@ -64,4 +72,6 @@ def validate(
             found.drawing(thing, style)
     output.say(f"pack {found.folder}: {len(found.things)} things x {len(found.styles)} styles, all readable")
     counts = {"things": len(found.things), "styles": len(found.styles), "drawings": len(found.things) * len(found.styles)}
-    output.result({"pack": str(found.folder), **counts})
+    collections = check_collections()
+    output.say("collections: " + ", ".join(f"{name} ({members} files)" for name, members in collections.items()) + ", all readable")
+    output.result({"pack": str(found.folder), **counts, "collections": collections})

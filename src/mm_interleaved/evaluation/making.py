@@ -12,6 +12,7 @@ from mm_interleaved.data.playground.judge import TemplateJudge
 from mm_interleaved.data.playground.tasks import Sample, Segment
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.document import Document, Image, Pixels, Text
+from mm_interleaved.evaluation import reading
 from mm_interleaved.evaluation.scoring import ENDS
 from mm_interleaved.generation.events import Event, Failed, Finished, ImageDone, TextDelta
 from mm_interleaved.generation.load import Model
@@ -19,7 +20,7 @@ from mm_interleaved.generation.load import Model
 GREY = 128
 """Value of every channel of the picture that a blind model gets."""
 
-TEXT_LIMITS = {"question": 16, "caption": 48}
+TEXT_LIMITS = {"question": 16, "caption": 48, **reading.LIMITS}
 """Most tokens of an answer and of a caption."""
 
 DRAW_TOKENS = 8
@@ -69,7 +70,10 @@ class Maker:
         targets = [_pictures(sample.segments[sample.prompt :]) for sample in samples]
         task = samples[0].task
         if task in TEXT_LIMITS:
-            answers, blind = (self._answers(some, seeds, TEXT_LIMITS[task]) for some in (prompts, [blinded(one) for one in prompts]))
+            # An answer ends where the true one does: most after one sentence, an introduction after two or three.
+            ends = [sum(str(sample.segments[-1]).count(end) for end in ENDS) for sample in samples]
+            blind_prompts = [blinded(prompt) for prompt in prompts]
+            answers, blind = (self._answers(some, seeds, TEXT_LIMITS[task], ends) for some in (prompts, blind_prompts))
             return [Made({"text": text, "blind": other}, ()) for text, other in zip(answers, blind, strict=True)]
         if task == "story":
             events = self._together(prompts, seeds, max_images=len(targets[0]), max_tokens=STORY_TOKENS)
@@ -81,33 +85,33 @@ class Maker:
                 outcome["blind"] = self._see(picture)
         return [Made(outcome, () if picture is None else (picture,)) for outcome, picture in zip(made, drawn, strict=True)]
 
-    def _answers(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], limit: int) -> list[str]:
-        def ended(event: Event) -> bool:
-            return isinstance(event, TextDelta) and any(end in event.text for end in ENDS)
+    def _answers(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], limit: int, sentences: Sequence[int]) -> list[str]:
+        def ended(place: int, told: Sequence[Event]) -> bool:
+            return sum(_written(told).count(end) for end in ENDS) >= sentences[place]
 
         found = self._together(prompts, seeds, enough=ended, max_images=0, max_tokens=limit)
-        return ["".join(event.text for event in events if isinstance(event, TextDelta)) for events in found]
+        return [_written(told) for told in found]
 
     def _draw(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int]) -> list[Pixels | None]:
-        def drawn(event: Event) -> bool:
-            return isinstance(event, ImageDone)
+        def drawn(place: int, told: Sequence[Event]) -> bool:
+            return isinstance(told[-1], ImageDone)
 
         found = self._together(prompts, seeds, enough=drawn, max_images=1, max_tokens=DRAW_TOKENS)
         return [next((event.image.array() for event in events if isinstance(event, ImageDone)), None) for events in found]
 
     def _together(
-        self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], *, enough: Callable[[Event], bool] | None = None, **options: Any
+        self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], *, enough: Callable[[int, Sequence[Event]], bool] | None = None, **options: Any
     ) -> list[list[Event]]:
-        """The events of each document, up to the first one that is `enough`; a document that fails ends the measurement."""
+        """The events of each document, up to the one with which they are `enough`; a document that fails ends the measurement."""
         scheduler = self.model.scheduler(places=len(prompts))
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             scheduler.add(number, _document(prompt), seed=seed, steps=self.steps, guidance=self.guidance, **options)
-        events: dict[Hashable, list[Event]] = {place: [] for place in range(len(prompts))}
+        events: dict[Any, list[Event]] = {place: [] for place in range(len(prompts))}
         for place, event in scheduler:
             if isinstance(event, Failed):
                 raise event.error
             events[place].append(event)
-            if enough is not None and enough(event):
+            if enough is not None and enough(place, events[place]):
                 scheduler.remove(place)
         return list(events.values())
 
@@ -144,6 +148,10 @@ class Maker:
 def blinded(prompt: Sequence[Segment]) -> tuple[Segment, ...]:
     """The same prompt with grey pictures."""
     return tuple(part if isinstance(part, str) else np.full_like(part, GREY) for part in prompt)
+
+
+def _written(told: Sequence[Event]) -> str:
+    return "".join(event.text for event in told if isinstance(event, TextDelta))
 
 
 def _document(prompt: Sequence[Segment]) -> Document:

@@ -1,7 +1,8 @@
 """From finished samples to figures: one row per metric, with a bootstrap interval, chance and the blind baseline.
 
 Chance is that of a guesser who knows what the split shows: its things, styles and pairs. "Blind" is the same model without what the task
-is about: grey instead of the given picture, or, where nothing is given but words, another sample's prompt.
+is about: grey instead of the given picture, or, where nothing is given but words, another sample's prompt. "Copy" is a reader that copies
+something near at hand.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ from typing import Any
 import numpy as np
 
 from mm_interleaved.data.playground.world import World
-from mm_interleaved.evaluation import scoring
+from mm_interleaved.evaluation import reading, scoring
 from mm_interleaved.evaluation.scoring import Names, Scores
 
 RESAMPLES = 2000
 """Bootstrap resamples of an interval."""
 
-MAIN = {"caption": "slots", "question": "exact", "picture": "both", "style": "both", "story": "hero"}
+MAIN = {"caption": "slots", "question": "exact", "picture": "both", "style": "both", "story": "hero", **reading.MAIN}
 """The one metric that stands for a task."""
 
-BLIND_KIND = {"caption": "grey", "question": "grey", "picture": "other_prompt", "style": "grey", "story": "other_prompt"}
+BLIND_KIND = {
+    "caption": "grey",
+    "question": "grey",
+    "picture": "other_prompt",
+    "style": "grey",
+    "story": "other_prompt",
+    **dict.fromkeys(reading.SCORERS, "grey"),
+}
 """What the blind baseline lacks, per task."""
 
 Record = Mapping[str, Any]
@@ -29,7 +37,7 @@ Record = Mapping[str, Any]
 
 
 def results(records: Sequence[Record], world: World, seed: int) -> list[dict[str, Any]]:
-    """One row per task and metric, for questions also per form (`exact/where`).
+    """One row per task and metric, for tasks of several forms also per form (`exact/where`).
 
     Args:
         records: finished samples; what is missing is not scored.
@@ -42,7 +50,7 @@ def results(records: Sequence[Record], world: World, seed: int) -> list[dict[str
         if not members:
             continue
         rows += _rows(task, members, world, names, seed)
-        if task == "question":
+        if "form" in members[0]["truth"]:
             for form in sorted({record["truth"]["form"] for record in members}):
                 asked = [record for record in members if record["truth"]["form"] == form]
                 rows += _rows(task, asked, world, names, seed, suffix=f"/{form}")
@@ -52,6 +60,8 @@ def results(records: Sequence[Record], world: World, seed: int) -> list[dict[str
 def score(record: Record, names: Names) -> Scores:
     """A sample's scores."""
     outcome, truth = record["outcome"], record["truth"]
+    if record["task"] in reading.SCORERS:
+        return reading.SCORERS[record["task"]](outcome["text"], truth)
     if record["task"] == "question":
         return scoring.answer(outcome["text"], truth)
     if record["task"] == "caption":
@@ -68,6 +78,8 @@ def blind_score(record: Record, other: Record, names: Names) -> Scores:
         other: another sample of the task, whose prompt stands in where there is no picture to take away.
     """
     outcome, truth = record["outcome"], record["truth"]
+    if record["task"] in reading.SCORERS:
+        return reading.SCORERS[record["task"]](outcome["blind"], truth)
     if record["task"] == "question":
         return scoring.answer(outcome["blind"], truth)
     if record["task"] == "caption":
@@ -96,6 +108,8 @@ def ceiling_score(record: Record, names: Names) -> Scores:
 def chance(record: Record, world: World) -> Scores:
     """What a guesser scores on average; metrics without a meaningful guess are missing."""
     things, styles, truth = len(world.styles_of), len(world.things_of), record["truth"]
+    if record["task"] in reading.SCORERS:
+        return reading.chance(record["task"], truth)
     if record["task"] == "question":
         return {"exact": 1 / truth["answers"]}
     if record["task"] == "caption":
@@ -119,6 +133,7 @@ def _rows(task: str, records: Sequence[Record], world: World, names: Names, seed
     scores = [score(record, names) for record in records]
     guesses = [chance(record, world) for record in records]
     ceilings = [ceiling_score(record, names) for record in records]
+    copies = [reading.copied(task, record["truth"]) for record in records]
     alone = BLIND_KIND[task] == "other_prompt" and len(records) < 2
     blinds = [] if alone else [blind_score(record, records[(place + 1) % len(records)], names) for place, record in enumerate(records)]
     rows = []
@@ -137,6 +152,7 @@ def _rows(task: str, records: Sequence[Record], world: World, names: Names, seed
             "blind_high": interval(blind, seed)[1] if blind else None,
             "blind_kind": BLIND_KIND[task] if blind else None,
             "ceiling": scoring.mean(_values(ceilings, metric)) if _values(ceilings, metric) else None,
+            "copy": scoring.mean(_values(copies, metric)) if _values(copies, metric) else None,
             "split": world.config.split,
             "main": metric == MAIN[task] and not suffix,
         }

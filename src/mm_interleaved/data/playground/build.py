@@ -79,7 +79,7 @@ def build_pack(packages: Path, destination: Path | None = None) -> Path:
     """
     destination = DEFAULT_FOLDER if destination is None else Path(destination)
     things = read_things()
-    opened = {key: _Package(source, Path(packages)) for key, source in SOURCES.items()}
+    opened = {key: Package(source, Path(packages)) for key, source in SOURCES.items()}
     _check_names(things, opened["names"])
     chars = {key: opened[key].json("chars.json") for key in ("cartoon", "sticker")}
     painters = {"3d": _webp_painter(opened["3d"])}
@@ -117,7 +117,7 @@ def _swap(fresh: Path, destination: Path, aside: Path) -> None:
         raise
 
 
-class _Package:
+class Package:
     """Read access to one npm package, packed or installed."""
 
     def __init__(self, source: Source, folder: Path) -> None:
@@ -179,7 +179,7 @@ def _read_tgz(path: Path) -> dict[str, bytes]:
     return files
 
 
-def _check_names(things: tuple[Thing, ...], names: _Package) -> None:
+def _check_names(things: tuple[Thing, ...], names: Package) -> None:
     """Every thing must be known to Unicode in both languages; our own names are shorter, chosen by hand."""
     for language in ("en", "zh"):
         known = names.json(f"annotations/{language}/annotations.json")["annotations"]["annotations"]
@@ -188,7 +188,7 @@ def _check_names(things: tuple[Thing, ...], names: _Package) -> None:
                 raise DataError(f"{thing.id} ({thing.code_point}) has no {language} name in {names.source.package} {names.version}.")
 
 
-def _webp_painter(package: _Package) -> Callable[[Thing], Image.Image]:
+def _webp_painter(package: Package) -> Callable[[Thing], Image.Image]:
     def paint(thing: Thing) -> Image.Image:
         content = package.read(f"assets/{thing.code_point}.webp") or package.read(f"assets/{thing.code_point}-fe0f.webp")
         if content is None:
@@ -201,7 +201,7 @@ def _webp_painter(package: _Package) -> Callable[[Thing], Image.Image]:
     return paint
 
 
-def _svg_painter(package: _Package, chars: dict[str, dict[str, str]]) -> Callable[[Thing], Image.Image]:
+def _svg_painter(package: Package, chars: dict[str, dict[str, str]]) -> Callable[[Thing], Image.Image]:
     try:
         import resvg_py
     except ImportError as error:
@@ -251,7 +251,7 @@ def _encode(image: Image.Image, thing: Thing) -> bytes:
     return buffer.getvalue()
 
 
-def _write_manifest(path: Path, things: tuple[Thing, ...], sums: dict[str, str], opened: dict[str, _Package]) -> None:
+def _write_manifest(path: Path, things: tuple[Thing, ...], sums: dict[str, str], opened: dict[str, Package]) -> None:
     manifest = {
         "version": PACK_VERSION,
         "sources": [
