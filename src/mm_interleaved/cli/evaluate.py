@@ -22,7 +22,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out/evaluation"),
     n: Annotated[int, typer.Option("--n", min=1, help="Samples per task.")] = 200,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} samples per task.")] = False,
-    tasks: Annotated[str, typer.Option(help="Some of the suite's tasks, separated by commas; by default all.")] = "",
+    tasks: Annotated[str, typer.Option(help="Some of the suite's tasks, separated by commas; by default those it was trained on.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of samples, noise and intervals.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")] = 20,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 2.0,
@@ -30,16 +30,16 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model. Samples finished in the output folder are not made again; Ctrl-C loses none of them."""
-    from mm_interleaved.data.playground.tasks import TASKS
     from mm_interleaved.evaluation import playground
     from mm_interleaved.generation.load import BOX
 
     output = Output(as_json=as_json)
     if suite not in SUITES:
         raise ConfigError(f"--suite: no suite is called {suite!r}; there are {', '.join(SUITES)}.")
-    chosen = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())) or tuple(TASKS)
+    folder = BOX if model is None else model
+    chosen = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())) or playground.tasks_of(folder)
     loaded = load_quietly(model)
-    config = playground.world_of(BOX if model is None else model, split)
+    config = playground.world_of(folder, split)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=output.progress, transient=True) as progress:
         bar = progress.add_task("measuring", total=None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mm_interleaved.data.playground.pack import Pack
-from mm_interleaved.data.playground.tasks import TASKS, sample
+from mm_interleaved.data.playground.tasks import sample
 from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.errors import MMInterleavedError
@@ -20,12 +21,14 @@ LIMITS = {"max_images": 3, "max_tokens": 48, "steps": 12, "seed": 0}
 """Options of generation: small, because training waits."""
 
 
-def sample_page(network: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, step: int, folder: Path) -> Path:
+def sample_page(
+    network: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, step: int, folder: Path, *, tasks: Iterable[str]
+) -> Path:
     """Writes `step-….html` below `folder`: per task two prompts that training never shows, and what the model makes of them."""
     world = World(Pack.load(), WorldConfig(split="test"))
     model = Model(network, processor)
     segments: list[Text | Image] = []
-    for task in TASKS:
+    for task in tasks:
         for index in range(EACH):
             made = sample(task, world, 0, index)
             prompt = [_segment(part) for part in made.segments[: made.prompt]]

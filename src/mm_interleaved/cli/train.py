@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +27,9 @@ def train(
     disable_progress_bar()
     output = Output(as_json=as_json)
     chosen = read_recipe(recipe, changes or [])
+    page = partial(sample_page, tasks=tuple(chosen.data.tasks))
     with Watcher(output) as watcher:
-        finished = run(chosen, on_event=watcher.tell, should_stop=watcher.should_stop, sample_page=sample_page)
+        finished = run(chosen, on_event=watcher.tell, should_stop=watcher.should_stop, sample_page=page)
     output.result(watcher.facts)
     if not finished.completed:
         output.say(f"stopped after step {finished.step}, saved; the same command goes on from there")

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from mm_interleaved.data.playground.pack import PACK_VERSION, Pack
-from mm_interleaved.data.playground.tasks import TASKS, Sample, sample
+from mm_interleaved.data.playground.tasks import FIRST_TASKS, TASKS, Sample, sample
 from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.document import Image
 from mm_interleaved.errors import ConfigError, DataError, StorageError
@@ -48,18 +48,35 @@ def world_of(model_folder: Path | None, split: str) -> WorldConfig:
     Raises:
         ConfigError: the recipe's world has unknown fields or values.
     """
-    path = None if model_folder is None else model_folder / RECIPE
-    if path is None or not path.is_file():
-        return WorldConfig(split=split)  # type: ignore[arg-type]  # checked there
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        named = dict((recipe.get("data") or {}).get("world") or {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as a recipe ({error}); copy it again from the training run, or remove it.") from error
+    named = _trained_on(model_folder, "world")
     unknown = sorted(set(named) - {field.name for field in fields(WorldConfig)})
     if unknown:
-        raise ConfigError(f"{path}: data.world has unknown keys: {', '.join(unknown)}; evaluate with the version that trained the model.")
+        raise ConfigError(
+            f"{model_folder}/{RECIPE}: data.world has unknown keys: {', '.join(unknown)}; evaluate with the version that trained the model."
+        )
     return WorldConfig(**{**named, "split": split})
+
+
+def tasks_of(model_folder: Path | None) -> tuple[str, ...]:
+    """The tasks that a model was trained on, in the order of `TASKS`; the first ones when the folder has no recipe.
+
+    Raises:
+        ConfigError: the recipe cannot be read.
+    """
+    named = _trained_on(model_folder, "tasks")
+    return tuple(task for task in TASKS if float(named.get(task, 0)) > 0) or FIRST_TASKS
+
+
+def _trained_on(model_folder: Path | None, part: str) -> dict[str, Any]:
+    """One part of a recipe's `data` section; empty without a recipe."""
+    path = None if model_folder is None else model_folder / RECIPE
+    if path is None or not path.is_file():
+        return {}
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return dict((recipe.get("data") or {}).get(part) or {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a recipe ({error}); copy it again from the training run, or remove it.") from error
 
 
 def evaluate(
@@ -67,7 +84,7 @@ def evaluate(
     config: WorldConfig,
     out: Path,
     *,
-    tasks: Sequence[str] = tuple(TASKS),
+    tasks: Sequence[str] = FIRST_TASKS,
     count: int = 200,
     seed: int = 0,
     steps: int = 20,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 
 from mm_interleaved.checkpoint.native import load_model, load_parts, read_config
 from mm_interleaved.data.playground.pack import Pack
-from mm_interleaved.data.playground.tasks import TASKS, texts, words
+from mm_interleaved.data.playground.tasks import TASKS, known_words, texts
 from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.errors import CheckpointError, ConfigError
 from mm_interleaved.model.configuration import MMInterleavedConfig
@@ -68,7 +68,9 @@ def make_processor(recipe: Recipe, config: MMInterleavedConfig, world: World) ->
         return MMInterleavedProcessor.from_pretrained(str(earlier))
     # A world of its own: runs that show few things, or show them simply, still share their ids with all others.
     plain = World(world.pack, WorldConfig(things=recipe.tokenizer.things, chinese=recipe.tokenizer.chinese))
-    tokenizer = train_tokenizer(texts(plain, recipe.tokenizer.texts, seed=0), recipe.tokenizer.vocabulary)
+    _refuse(recipe.tokenizer.tasks, sorted(TASKS), "tokenizer.tasks")
+    read = texts(plain, recipe.tokenizer.texts, seed=0, tasks=recipe.tokenizer.tasks)
+    tokenizer = train_tokenizer(read, recipe.tokenizer.vocabulary)
     things = tuple(world.pack.things[thing] for thing in world.train_things)
     named = Pack(world.pack.folder, things, world.pack.styles[: world.config.styles])
     processor = MMInterleavedProcessor(
@@ -77,7 +79,7 @@ def make_processor(recipe: Recipe, config: MMInterleavedConfig, world: World) ->
         target_side=config.image_decoder_part.image_side,
         image_tokens=config.image_tokens,
         context_limit=config.text_config.max_position_embeddings,
-        known_words=sorted(words(named)),
+        known_words=sorted(known_words(named, recipe.data.tasks)),
         isolate_documents=config.behaviour_part.isolate_documents,
         minimum_context=config.behaviour_part.minimum_context,
     )
@@ -171,7 +173,7 @@ def _join(model: MMInterleavedForConditionalGeneration, recipe: Recipe, processo
                 )
 
 
-def _refuse(values: Mapping[str, object], known: list[str], where: str) -> None:
+def _refuse(values: Iterable[str], known: list[str], where: str) -> None:
     for name in values:
         if name not in known:
             nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]

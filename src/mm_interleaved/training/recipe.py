@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from mm_interleaved.checkpoint.native import read_config
+from mm_interleaved.data.playground.tasks import FIRST_TASKS
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import (
     AdapterConfig,
@@ -59,6 +60,8 @@ class TokenizerRecipe(_Section):
     """Entries, the five control tokens and 256 bytes included; equals `text_config.vocab_size`."""
     texts: int = Field(20000, ge=1)
     """Texts of the corpus it is trained on."""
+    tasks: tuple[str, ...] = Field(FIRST_TASKS, min_length=1)
+    """Whose texts those are, in this order; tasks that are trained on may be others."""
     things: int = Field(120, ge=2)
     """How many things of the pack those texts name; more or fewer may be trained on."""
     chinese: float = Field(0.2, ge=0, le=1)

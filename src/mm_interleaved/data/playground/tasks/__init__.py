@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.tasks.drawing import picture, style
 from mm_interleaved.data.playground.tasks.looking import caption, question
 from mm_interleaved.data.playground.tasks.samples import Sample, Segment
 from mm_interleaved.data.playground.tasks.stories import story
-from mm_interleaved.data.playground.tasks.wording import words
+from mm_interleaved.data.playground.tasks.wording import words, words_in
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.errors import ConfigError
 
-__all__ = ["TASKS", "Sample", "Segment", "sample", "texts", "words"]
+__all__ = ["FIRST_TASKS", "TASKS", "Sample", "Segment", "known_words", "sample", "texts"]
 
 TASKS: dict[str, Callable[[World, np.random.Generator, int], Sample]] = {
     "caption": caption,
@@ -28,6 +29,13 @@ TASKS: dict[str, Callable[[World, np.random.Generator, int], Sample]] = {
     "story": story,
 }
 """Task name -> function(world, random, side in pixels)."""
+
+FIRST_TASKS = ("caption", "question", "picture", "style", "story")
+"""The tasks that the model in the box learnt, in the order in which its tokenizer read their texts. Later tasks stay out of this
+list, so that earlier recipes keep their ids."""
+
+SENTENCES: dict[str, Callable[[], Iterable[str]]] = {}
+"""Task -> the sentences and names that its texts are made of, for tasks that came after the first ones."""
 
 
 def sample(task: str, world: World, seed: int, index: int, side: int = 224) -> Sample:
@@ -46,15 +54,30 @@ def sample(task: str, world: World, seed: int, index: int, side: int = 224) -> S
     return TASKS[task](world, _random(world.config.split, task, seed, index), side)
 
 
-def texts(world: World, count: int, seed: int) -> Iterator[str]:
+def texts(world: World, count: int, seed: int, tasks: Sequence[str] = FIRST_TASKS) -> Iterator[str]:
     """The playground's texts without their pictures, each document's text as one string, tasks in turn.
 
     For training the tokenizer and the small language model. Pictures cost nothing here: they are composed at one pixel.
+
+    Args:
+        tasks: whose texts, in this order.
+
+    Raises:
+        ConfigError: no task has one of these names.
     """
-    names = list(TASKS)
     for index in range(count):
-        document = sample(names[index % len(names)], world, seed, index // len(names), side=1)
+        document = sample(tasks[index % len(tasks)], world, seed, index // len(tasks), side=1)
         yield "".join(_joined(document.segments))
+
+
+def known_words(pack: Pack, tasks: Iterable[str]) -> frozenset[str]:
+    """All words that the first tasks and some further ones use; single characters of Chinese sentences.
+
+    Args:
+        pack: whose names to include.
+        tasks: further tasks, or any others.
+    """
+    return words(pack).union(*(words_in(SENTENCES[task]()) for task in tasks if task in SENTENCES))
 
 
 def _joined(segments: tuple[Segment, ...]) -> Iterator[str]:

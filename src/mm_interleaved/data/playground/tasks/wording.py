@@ -6,6 +6,7 @@ Few templates, short sentences, lower case: a language model of a few million we
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from mm_interleaved.data.playground.pack import Pack, Style, Thing
@@ -114,9 +115,16 @@ def words(pack: Pack | None = None) -> frozenset[str]:
     tables = (PLACES, NUMBERS, YES_NO, captions, PICTURE_PROMPTS, STYLE_PROMPTS, QUESTION, ANSWER)
     english += _strings((tables, looking.QUESTIONS, stories.PLOTS))
     measures = [thing.measure_zh for thing in pack.things]
-    chinese.update(character for text in (*english, *measures) for character in re.findall(r"[\u4e00-\u9fff]", text))
-    found = {word for text in english for word in re.findall(r"[a-z0-9]+(?:-[a-z]+)?", re.sub(r"\{\w+\}", " ", text.lower()))}
-    return frozenset(found | chinese)
+    return frozenset(words_in([*english, *measures]) | chinese)
+
+
+def words_in(texts: Iterable[str]) -> frozenset[str]:
+    """English words of some texts in lower case, and their single Chinese characters; `{blanks}` are left out."""
+    found: set[str] = set()
+    for text in texts:
+        plain = re.sub(r"\{\w+\}", " ", text.lower())
+        found.update(re.findall(r"[a-z0-9]+(?:-[a-z]+)?|[\u4e00-\u9fff]", plain))
+    return frozenset(found)
 
 
 def _strings(table: object) -> list[str]:
