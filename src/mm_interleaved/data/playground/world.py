@@ -79,8 +79,10 @@ class World:
             )
         self.pack = pack
         self.config = config
+        self.numbers: dict[str, int] = {thing.id: number for number, thing in enumerate(pack.things)}
+        """Id of a thing -> its index in the pack."""
         named = range(config.things)
-        hidden = {thing for thing in named if _fraction("thing", pack.things[thing].id) < config.held_out_things}
+        hidden = {thing for thing in named if fraction("thing", pack.things[thing].id) < config.held_out_things}
         self.train_things: tuple[int, ...] = tuple(thing for thing in named if thing not in hidden)
         """Things with names, in list order."""
         self.unseen_things: tuple[int, ...] = (*sorted(hidden), *range(config.things, len(pack.things)))
@@ -140,7 +142,7 @@ class World:
     def _held_out(self, thing: int) -> list[Pair]:
         name = self.pack.things[thing].id
         # Ranked over all styles of the pack, so a world with fewer styles holds out a subset of the same pairs.
-        scored = sorted((_fraction("pair", name, style.id), index) for index, style in enumerate(self.pack.styles))
+        scored = sorted((fraction("pair", name, style.id), index) for index, style in enumerate(self.pack.styles))
         most = max(0, self.config.styles - MINIMUM_SEEN_STYLES)
         below = [index for score, index in scored if score < self.config.held_out_pairs and index < self.config.styles]
         return [(thing, style) for style in sorted(below[:most])]
@@ -160,8 +162,8 @@ def choose(random: np.random.Generator, options: Sequence[Member]) -> Member:
     return options[int(random.integers(len(options)))]
 
 
-def _fraction(*names: str) -> float:
-    """A number in [0, 1) that depends on the names only.
+def fraction(*names: str) -> float:
+    """A number in [0, 1) that depends on the names only: what is held out is decided by it.
 
     The salt is fixed: it names one division of the corpus (2: 8 % of the pairs at 120 things, 8 to 11 of them in each style).
     """

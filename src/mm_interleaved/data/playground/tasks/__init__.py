@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from mm_interleaved.data.playground.pack import Pack
+from mm_interleaved.data.playground.tasks import larger
 from mm_interleaved.data.playground.tasks.drawing import picture, style
 from mm_interleaved.data.playground.tasks.looking import caption, question
 from mm_interleaved.data.playground.tasks.samples import Sample, Segment
@@ -27,6 +28,7 @@ TASKS: dict[str, Callable[[World, np.random.Generator, int], Sample]] = {
     "picture": picture,
     "style": style,
     "story": story,
+    **larger.TASKS,
 }
 """Task name -> function(world, random, side in pixels)."""
 
@@ -34,7 +36,7 @@ FIRST_TASKS = ("caption", "question", "picture", "style", "story")
 """The tasks that the model in the box learnt, in the order in which its tokenizer read their texts. Later tasks stay out of this
 list, so that earlier recipes keep their ids."""
 
-SENTENCES: dict[str, Callable[[], Iterable[str]]] = {}
+SENTENCES: dict[str, Callable[[], Iterable[str]]] = {**larger.SENTENCES}
 """Task -> the sentences and names that its texts are made of, for tasks that came after the first ones."""
 
 
