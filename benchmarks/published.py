@@ -45,7 +45,9 @@ def published_forward(
     logits = logits.masked_fill(~visible[:, :, :, None, None, None], float("-inf")).permute(0, 1, 3, 2, 4, 5)
     joint = torch.cat([logits.flatten(3), logits.new_zeros(rows, queries, heads, 1)], dim=-1).softmax(-1)
     base = config.base_side or 1
-    scale = offsets.new_tensor([(s / base / width, s / base / height) for s, (height, width) in zip(config.level_sides, shapes, strict=True)])
+    scale = offsets.new_tensor(
+        [(s / base / width, s / base / height) for s, (height, width) in zip(config.level_sides, shapes, strict=True)]
+    )
     locations = reference_xy[:, :, None, None, None, None] + offsets * scale[:, None]
     locations = locations.permute(0, 1, 3, 2, 4, 5, 6).flatten(3, 4)
     weights = joint[..., :-1].reshape(rows, queries, heads, images * levels, points)

@@ -126,7 +126,9 @@ def main() -> None:
         world = World(Pack.load(), WorldConfig(chinese=0.0))
         # Other samples than before: a resumed training must not see the first ones again.
         seed = SEED + 2 if given.resume else SEED
-        style_judge, segmenter = (networks.style_judge(), networks.segmenter()) if given.resume else (networks.StyleJudge(), networks.Segmenter())
+        style_judge, segmenter = (
+            (networks.style_judge(), networks.segmenter()) if given.resume else (networks.StyleJudge(), networks.Segmenter())
+        )
         train(segmenter.train(), segment_samples(world, seed), given.steps, 16, networks.SEGMENTER)
         train(style_judge.train(), style_samples(world, seed), given.style_steps, 32, networks.STYLE_JUDGE)
     measure()
