@@ -20,6 +20,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from mm_interleaved.data.playground.build_extras import build_extras
 from mm_interleaved.data.playground.pack import DEFAULT_FOLDER, MANIFEST, PACK_VERSION, Thing
 from mm_interleaved.errors import DataError, StorageError
 
@@ -50,6 +51,7 @@ SOURCES = {
     "ink": Source(package="@iconify-json/fluent-emoji-high-contrast", tested_version="1.2.6", below_version=(1, 3), licence="MIT"),
     "cartoon": Source(package="@iconify-json/noto", tested_version="1.2.9", below_version=(1, 3), licence="Apache-2.0"),
     "sticker": Source(package="@iconify-json/twemoji", tested_version="1.2.5", below_version=(1, 3), licence="CC-BY-4.0"),
+    "figures": Source(package="comicgen", tested_version="1.9.9", below_version=(1, 10), licence="CC0-1.0"),
     "names": Source(package="cldr-annotations-full", tested_version="48.2.0", below_version=(50, 0), licence="Unicode-3.0"),
 }
 
@@ -91,6 +93,7 @@ def build_pack(packages: Path, destination: Path | None = None) -> Path:
             fresh = Path(temporary) / "pack"
             fresh.mkdir()
             sums = {key: _write_style(fresh / f"{key}.zip", things, painters[key]) for key in STYLE_WORDS}
+            build_extras(fresh, Path(packages), painters, opened["figures"].read)
             _write_manifest(fresh / MANIFEST, things, sums, opened)
             _swap(fresh, destination, Path(temporary) / "old")
     except OSError as error:

@@ -79,6 +79,8 @@ class World:
             )
         self.pack = pack
         self.config = config
+        self.numbers: dict[str, int] = {thing.id: number for number, thing in enumerate(pack.things)}
+        """Id of a thing -> its index in the pack."""
         named = range(config.things)
         hidden = {thing for thing in named if fraction("thing", pack.things[thing].id) < config.held_out_things}
         self.train_things: tuple[int, ...] = tuple(thing for thing in named if thing not in hidden)
@@ -161,7 +163,7 @@ def choose(random: np.random.Generator, options: Sequence[Member]) -> Member:
 
 
 def fraction(*names: str) -> float:
-    """A number in [0, 1) that depends on the names only.
+    """A number in [0, 1) that depends on the names only: what is held out is decided by it.
 
     The salt is fixed: it names one division of the corpus (2: 8 % of the pairs at 120 things, 8 to 11 of them in each style).
     """

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from mm_interleaved.data.playground.pack import Pack
-from mm_interleaved.data.playground.tasks import arithmetic, handwriting, logos, referring, robot, screens
+from mm_interleaved.data.playground.tasks import arithmetic, handwriting, larger, logos, referring, robot, screens
 from mm_interleaved.data.playground.tasks.drawing import picture, style
 from mm_interleaved.data.playground.tasks.looking import caption, question
 from mm_interleaved.data.playground.tasks.samples import Sample, Segment
@@ -34,6 +34,7 @@ TASKS: dict[str, Callable[[World, np.random.Generator, int], Sample]] = {
     "robot": robot.robot_action,
     "screens": screens.next_tap,
     "referring": referring.hidden_thing,
+    **larger.TASKS,
 }
 """Task name -> function(world, random, side in pixels)."""
 
@@ -48,6 +49,7 @@ SENTENCES: dict[str, Callable[[], Iterable[str]]] = {
     "robot": robot.sentences,
     "screens": screens.sentences,
     "referring": referring.sentences,
+    **larger.SENTENCES,
 }
 """Task -> the sentences and names that its texts are made of, for tasks that came after the first ones."""
 
