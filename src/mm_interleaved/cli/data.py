@@ -147,8 +147,8 @@ def _examine(path: Path, output: Output, *, limit: int | None, listing: Path | N
     found = [examine(source, skips, count_tokens=_token_counter(path), limit=limit).as_json() for source in _sources(path)]
     for one in found:
         output.say(
-            f"{one['source']}: {one['documents']} documents from {one['records']} records in {one['shards']} shards, {one['images']} pictures "
-            f"({one['small_images']} small), {one['characters']} characters; repeated: {one['repeated_documents']} documents, "
+            f"{one['source']}: {one['documents']} documents from {one['records']} records in {one['shards']} shards, "
+            f"{one['images']} pictures ({one['small_images']} small), {one['characters']} characters; repeated: {one['repeated_documents']} documents, "
             f"{one['repeated_images']} pictures; skipped: {_reasons(one['skipped'])}"
         )
         if one["tokens"]:
