@@ -23,7 +23,7 @@ def recipe(tmp_path, model):
         "objective": "documents",
         "data": {
             "sources": [
-                {"name": name, "kind": "captions", "files": [str(file)], "images": str(tmp_path), "options": {"image_first": 0}}
+                {"name": name, "kind": "captions", "files": [str(file)], "images": str(tmp_path), "options": {"image_first": 0.0}}
                 for name, file in (("good", good), ("bad", bad))
             ]
         },
@@ -63,7 +63,7 @@ def test_converted_shards_hold_the_same_documents(mmi, recipe, tmp_path):
     shards = result_of(mmi("data", "convert", recipe, "-o", tmp_path / "converted", "--per-shard", 3, "--json"))["shards"]
     assert len(shards["good"]) == 2
     again = make_source("messages", {"name": "good", "files": shards["good"], "between": ""})
-    first = make_source("captions", {"name": "good", "files": [str(tmp_path / "good.jsonl")], "images": str(tmp_path), "image_first": 0})
+    first = make_source("captions", {"name": "good", "files": [str(tmp_path / "good.jsonl")], "images": str(tmp_path), "image_first": 0.0})
     old, new = ([example.document for example in read_through(source, Skips())] for source in (first, again))
     assert old == new
 

@@ -76,3 +76,15 @@ def test_an_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(r
 def test_unknown_parts_are_refused():
     with pytest.raises(ConfigError, match="expected some of language_model"):
         insert_adapter(tiny_model(), AdapterSettings(parts=("vision",)))
+
+
+def test_generate_adds_an_adapter_to_its_model(recipe, tmp_path):
+    from mm_interleaved.generation.load import Model, load
+
+    base = Model(tiny_model(), tiny_processor()).save(tmp_path / "base")
+    run = recipe(model=str(base), trainable=NEW_PARTS, adapter={"rank": 2}, training={"steps": 2})
+    final = train(run).final
+    changed = load(base, adapter=Path(run.output) / "final-adapter")
+    assert torch.allclose(logits(changed.network), logits(load(final).network), atol=1e-5)
+    assert not torch.allclose(logits(changed.network), logits(load(base).network), atol=1e-5)
+    assert changed.model_hash.startswith(load(base).model_hash + "+")

@@ -9,6 +9,7 @@ tokenizer and the UNet, which are new parts and are trained in full.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -86,6 +87,12 @@ def save_adapter(folder: Path, settings: AdapterSettings, tensors: Mapping[str, 
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
     values = {"format": "mm-interleaved/adapter", "version": 1, "base": base, "settings": asdict(settings)}
     (folder / SETTINGS).write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
+def adapter_hash(folder: Path) -> str:
+    """Fingerprint of an adapter: the first 16 digits of the SHA-256 of its weights."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:

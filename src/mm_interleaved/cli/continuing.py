@@ -46,7 +46,7 @@ class Job:
         return self.folder / MARKS / f"{self.name}.json"
 
 
-def load_quietly(path: Path | None) -> Model:
+def load_quietly(path: Path | None, adapter: Path | None = None) -> Model:
     """Loads the model without transformers' own bars and warnings among our lines.
 
     Raises:
@@ -58,7 +58,7 @@ def load_quietly(path: Path | None) -> Model:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load.load(path)
+    return load.load(path) if adapter is None else load.load(path, adapter=adapter)
 
 
 def read_formats(text: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ def generate(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; by default the model in the box.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Folder of an adapter that is added to the model: final-adapter of a run.")] = None,
     max_images: Annotated[int, typer.Option(help="New pictures at most, per document.")] = 4,
     max_tokens: Annotated[int, typer.Option(help="New tokens at most, per document.")] = 256,
     steps: Annotated[int, typer.Option(help="Denoising steps of a picture.")] = 20,
@@ -43,7 +44,7 @@ def generate(
     options["force_image"] = force_image
     Options.read(options)
     files = _files(prompts)
-    loaded = load_quietly(model)
+    loaded = load_quietly(model, adapter)
     results, failed, names = [], list[dict[str, str]](), dict[str, Path]()
     for file in files:
         try:

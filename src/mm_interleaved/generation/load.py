@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mm_interleaved.checkpoint.adapters import adapter_hash, load_adapter
 from mm_interleaved.checkpoint.native import load_model, model_hash, save_model
 from mm_interleaved.document import Document
 from mm_interleaved.errors import CheckpointError
@@ -63,11 +64,18 @@ class Model:
         return save_model(self.network, self.processor, Path(folder))
 
 
-def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Model:
     """Loads a model.
 
     Args:
         path: folder of a checkpoint; None is the model in the box.
+        adapter: folder of an adapter (`final-adapter` of a run) that is added to its weights.
         device: where it computes.
         dtype: in what it computes.
 
@@ -89,4 +97,8 @@ def load(path: str | os.PathLike[str] | None = None, *, device: str | torch.devi
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: the processor beside the weights cannot be read ({error}); save the checkpoint again.") from error
-    return Model(network.eval(), processor, model_hash=model_hash(folder))
+    fingerprint = model_hash(folder)
+    if adapter is not None:
+        load_adapter(network, Path(adapter))
+        fingerprint = f"{fingerprint}+{adapter_hash(Path(adapter))}"
+    return Model(network.eval(), processor, model_hash=fingerprint)

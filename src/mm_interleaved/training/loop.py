@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mm_interleaved.checkpoint.adapters import insert_adapter, save_adapter
-from mm_interleaved.checkpoint.native import read_config, save_model
+from mm_interleaved.checkpoint.adapters import insert_adapter
+from mm_interleaved.checkpoint.native import read_config
 from mm_interleaved.data.sources import Skips
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
@@ -32,13 +32,22 @@ from mm_interleaved.training.assembly import FINAL, make_corpus, make_mixture, m
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
 from mm_interleaved.training.engines import checkpoint_parts, make_engine
 from mm_interleaved.training.feed import Feed, key
+from mm_interleaved.training.finishing import is_current, whole_model, write_adapter, write_final
 from mm_interleaved.training.objectives import make_objective
-from mm_interleaved.training.optim import WeightAverage, freeze, learning_rate_at, make_optimizer, parameter_groups, set_learning_rate
+from mm_interleaved.training.optim import (
+    WeightAverage,
+    freeze,
+    learning_rate_at,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+    trained_patterns,
+)
 from mm_interleaved.training.parts import Documents, Objective, StepTerms, TrainedNames, in_precision, tensors_of
 from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe, as_yaml, changed_keys, read_model_config, read_saved_recipe
 from mm_interleaved.training.report import Event, Finished, Rate, SamplesMade, Saved, Started, StepDone, Table, plot_losses
-from mm_interleaved.training.shards import whole_of, write_parts
+from mm_interleaved.training.shards import write_parts
 from mm_interleaved.training.state import (
     Checkpoint,
     load_optimizer,
@@ -47,16 +56,12 @@ from mm_interleaved.training.state import (
     optimizer_tensors,
     save_checkpoint,
     storage_error,
-    whole_folder,
     write_text,
 )
 from mm_interleaved.training.watch import Watch, follow
 
 SamplePage = Callable[[MMInterleavedForConditionalGeneration, MMInterleavedProcessor, int, Path], Path]
 """Writes a page of documents that the given model makes, below a folder; returns the page. Injected by whoever may generate."""
-
-ALWAYS_TRAINED = "heads."
-"""Heads of an objective, which are thrown away afterwards, are trained whatever the recipe freezes."""
 
 
 def train(
@@ -141,8 +146,7 @@ class _Run:
         self.objective.to(self.device)
         self.objective.mean_over_ranks = self.ranks.mean
         names = TrainedNames(self.objective)
-        patterns = [*recipe.trainable, *([f"{ALWAYS_TRAINED}*"] if hasattr(self.objective, "heads") else [])]
-        trained = freeze(names, patterns if self.adapter is None else [*patterns, "*.lora_*", "!*.base_layer.*"])
+        trained = freeze(names, trained_patterns(recipe, heads=hasattr(self.objective, "heads")))
         sizes = {name: parameter.numel() for name, parameter in names.named_parameters()}
         self.watch: Watch | None = None
         self.step = 0
@@ -210,6 +214,8 @@ class _Run:
             if self.ranks.main:
                 self.losses.close()
                 self.timing.close()
+                if self.watch is not None and self.watch.table is not None:
+                    self.watch.table.close()
             if self.settings.trackers:
                 self.accelerator.end_training()
         final = self._finish() if (self.ranks.main or self.engine.divides) and not stopped else None
@@ -248,9 +254,11 @@ class _Run:
         watched = {} if self.watch is None else self.watch.measure(sum(by_task[1:], by_task[0]) if by_task else None)
         norm = self.engine.clip(self.objective, settings.clip)
         # One transfer per step for everything that is written down.
-        total, *columns = torch.stack(told).nanmean(dim=0) if shares > 1 else told[0]
-        values = self.ranks.mean_of_present(torch.stack([total, norm.detach().double(), *columns])).tolist()
-        skipped = self.precision == "fp16" and not math.isfinite(values[1])  # the scale was too large; it is halved below
+        stacked = torch.stack(told)
+        total, columns = stacked[:, 0].mean(), stacked[:, 1:].nanmean(dim=0)
+        values = self.ranks.mean_of_present(torch.cat([torch.stack([total, norm.detach().double()]), columns])).tolist()
+        # With fp16 the scale may have been too large; it is halved below, unless it cannot be the reason.
+        skipped = not math.isfinite(values[1]) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if not (math.isfinite(values[0]) and (math.isfinite(values[1]) or skipped)):
             raise self._diverged(ready, values[0], values[1])
         self.scaler.step(self.optimizer)
@@ -364,49 +372,23 @@ class _Run:
     def _finish(self) -> Path | None:
         """Measures what the objective wants and writes the averaged weights as a model."""
         final = self.output / FINAL
-        if self.engine.divides or self.step == 0 or not _is_current(final, self.step):
+        if self.engine.divides or self.step == 0 or not is_current(final, self.step):
             self.average.swap()
             self.objective.eval()
-            model = self._whole_model()
+            model = whole_model(self.objective, self.names, self.ranks) if self.engine.divides else self.objective.model
             if model is None:
                 return None
             with self._autocast():
                 self.measures = self.objective.finish(self.corpus)
             if self.adapter is not None:
-                self._save_adapter(model)
-            dtype = torch.bfloat16 if self.settings.final_dtype == "bfloat16" else torch.float32
-            # Fixed tables are buffers and keep their digits.
-            for parameter in model.parameters():
-                parameter.data = parameter.data.to(dtype)
-            save_model(model, self.processor, final)
-            write_text(final / "training.json", json.dumps({"step": self.step, "measures": self.measures}, indent=2))
-            write_text(final / "recipe.yaml", as_yaml(self.recipe))
+                trained = [name for name, parameter in self.names.named_parameters() if parameter.requires_grad]
+                write_adapter(self.output / f"{FINAL}-adapter", self.recipe, model, trained)
+                self.adapter.merge_and_unload()
+            write_final(final, self.recipe, model, self.processor, step=self.step, measures=self.measures)
         self.measures = json.loads((final / "training.json").read_text(encoding="utf-8"))["measures"]
         if self.step:
             plot_losses(self.losses.path, self.output / "losses.png")
         return final
-
-    def _save_adapter(self, model: MMInterleavedForConditionalGeneration) -> None:
-        # Alone, beside the whole model into which it is merged.
-        assert self.recipe.adapter is not None
-        wanted = [
-            name for name, parameter in self.names.named_parameters() if parameter.requires_grad and not name.startswith(ALWAYS_TRAINED)
-        ]
-        values = dict(model.named_parameters())
-        with whole_folder(self.output / f"{FINAL}-adapter") as folder:
-            save_adapter(folder, self.recipe.adapter.settings(), {name: values[name] for name in wanted}, base=self.recipe.model)
-        self.adapter.merge_and_unload()
-
-    def _whole_model(self) -> MMInterleavedForConditionalGeneration | None:
-        # The model itself, or, where every process holds a part, a copy with all of it in the main one.
-        if not self.engine.divides:
-            return self.objective.model
-        values = {name: whole_of(value).cpu() for name, value in self.names.state_dict().items()}
-        if not self.ranks.main:
-            return None
-        model = MMInterleavedForConditionalGeneration(self.objective.model.config)
-        load_weights(model, values, where="the processes")
-        return model
 
     def _earlier_run(self) -> Checkpoint | None:
         saved = self.output / "recipe.yaml"
@@ -458,10 +440,3 @@ def _listing(output: Path, rank: int, *, fresh: bool) -> Path:
     if fresh:
         write_text(path, "")
     return path
-
-
-def _is_current(final: Path, step: int) -> bool:
-    try:
-        return json.loads((final / "training.json").read_text(encoding="utf-8"))["step"] == step
-    except (OSError, ValueError, KeyError):
-        return False

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mm_interleaved.errors import ConfigError
-from mm_interleaved.training.recipe import TrainingRecipe
+from mm_interleaved.training.recipe import Recipe, TrainingRecipe
 from mm_interleaved.training.shards import divided_like, own_part
+
+HEADS = "heads."
+"""Beginning of the names of an objective's own heads, which are trained whatever the recipe freezes."""
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -43,6 +46,16 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
         if chosen:
             trained.append(name)
     return trained
+
+
+def trained_patterns(recipe: Recipe, *, heads: bool) -> list[str]:
+    """Patterns for `freeze`: the recipe's, heads of an objective, which are thrown away afterwards, and low-rank changes.
+
+    Args:
+        heads: whether the objective has heads.
+    """
+    patterns = [*recipe.trainable, *([f"{HEADS}*"] if heads else [])]
+    return patterns if recipe.adapter is None else [*patterns, "*.lora_*", "!*.base_layer.*"]
 
 
 def parameter_groups(module: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 from mm_interleaved.data.sources.example import Example, Record, Skip, interleave
 from mm_interleaved.data.sources.records import list_of, read_records, text_of
 from mm_interleaved.data.sources.source import Note, Source
-from mm_interleaved.document import Document, Image
+from mm_interleaved.document import Document, Image, Text
 
 MARK = "<image>"
 """Where LLaVA's texts want a picture."""
@@ -116,7 +116,7 @@ class Messages(Source):
         answer = interleave(self._content(messages[-1].get("content")))
         if not len(answer):
             raise Skip("no text", "an empty answer")
-        if isinstance(answer[0], type(prompt[-1]) if len(prompt) else Image) and not isinstance(answer[0], Image):
+        if len(prompt) and isinstance(prompt[-1], Text) and isinstance(answer[0], Text):
             answer = interleave([self.between, *answer])
         return self.made(Document([*prompt, *answer]), record, prompt=len(prompt))
 
