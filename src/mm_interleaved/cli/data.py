@@ -78,7 +78,7 @@ def validate(
     listing: Annotated[Path | None, typer.Option(help="Write every skipped sample here, one JSON object a line.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the sources of a recipe: every sample that cannot be used, by reason. Or check the pack. Exit status 2 if something is wrong."""
+    """Check the sources of a recipe (every sample that cannot be used, by reason) or the pack. Exit status 2 if something is wrong."""
     output = Output(as_json=as_json)
     if target is not None and target.suffix in RECIPES:
         if not _examine(target, output, limit=limit, listing=listing):
@@ -148,8 +148,8 @@ def _examine(path: Path, output: Output, *, limit: int | None, listing: Path | N
     for one in found:
         output.say(
             f"{one['source']}: {one['documents']} documents from {one['records']} records in {one['shards']} shards, "
-            f"{one['images']} pictures ({one['small_images']} small), {one['characters']} characters; repeated: {one['repeated_documents']} documents, "
-            f"{one['repeated_images']} pictures; skipped: {_reasons(one['skipped'])}"
+            f"{one['images']} pictures ({one['small_images']} small), {one['characters']} characters; "
+            f"repeated: {one['repeated_documents']} documents, {one['repeated_images']} pictures; skipped: {_reasons(one['skipped'])}"
         )
         if one["tokens"]:
             output.say(

@@ -63,7 +63,8 @@ def _training(path: Path, processes: int, output: Output) -> dict[str, int]:
 
     plan = plan_training(read_recipe(path), processes=processes).as_json()
     sizes = ", ".join(f"{name} {_gib(plan[name])}" for name in ("weights", "gradients", "moments", "average", "activations"))
-    output.say(f"training {path} on each of {processes}: {_gib(plan['total'])} GiB ({sizes}); {plan['trained'] / 1e6:,.2f} M numbers trained")
+    trained = f"{plan['trained'] / 1e6:,.2f} M numbers trained"
+    output.say(f"training {path} on each of {processes}: {_gib(plan['total'])} GiB ({sizes}); {trained}")
     return plan
 
 

@@ -380,6 +380,10 @@ def _apply(values: dict[str, Any], change: str) -> None:
             values[last] = float(values[last])
 
 
+LISTED_SECTIONS: dict[str, type[BaseModel]] = {"init": InitRecipe, "groups": GroupRecipe, "sources": SourceRecipe}
+"""Keys that hold lists of sections."""
+
+
 def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], *, prefix: str, where: str) -> None:
     known = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
     for key, value in values.items():
@@ -388,7 +392,7 @@ def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], *, pref
         annotation = known[key]
         if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
             _refuse_unknown(value, annotation, prefix=f"{prefix}{key}.", where=where)
-        items: type[BaseModel] | None = {"init": InitRecipe, "groups": GroupRecipe, "sources": SourceRecipe}.get(str(key))  # type: ignore[assignment]
+        items = LISTED_SECTIONS.get(str(key))
         if items is not None and isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 if isinstance(item, Mapping):
