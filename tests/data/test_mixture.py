@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.data.sources.conftest import picture_bytes
 
-from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.kinds import make_source
+from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.sources import Skips
 from mm_interleaved.document import Image
 from mm_interleaved.errors import CheckpointError, ConfigError, DataError

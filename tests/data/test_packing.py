@@ -7,9 +7,9 @@ import pytest
 from tests.data.sources.conftest import picture_bytes
 
 from mm_interleaved.batch import IGNORED_TARGET
+from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.packing import Shorten, cut_at, published_row_reader
-from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.sources import Example, Skip, Skips
 from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.processing.layout import lay_out

@@ -71,9 +71,7 @@ def preview(
 @app.command("validate")
 @guarded
 def validate(
-    target: Annotated[
-        Path | None, typer.Argument(help="A recipe (.yaml), or the folder of a pack; by default ours.")
-    ] = None,
+    target: Annotated[Path | None, typer.Argument(help="A recipe (.yaml), or the folder of a pack; by default ours.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Records of each source that are looked at.")] = None,
     listing: Annotated[Path | None, typer.Option(help="Write every skipped sample here, one JSON object a line.")] = None,
     as_json: JsonOption = False,

@@ -24,7 +24,6 @@ LARGEST_COUNT = 8
 """Pictures with more items share the last class of the count."""
 
 
-
 @dataclass(frozen=True)
 class LabelledBatch:
     """Pictures and what is in them."""

@@ -9,11 +9,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from PIL import Image as pillow
+from tests.data.sources.conftest import images, lines, number_of, picture_bytes, read, shape_of  # noqa: F401  (fixtures)
 
 from mm_interleaved.data.sources import Skip
 from mm_interleaved.data.tuning.places import box_words, palette
 from mm_interleaved.errors import ConfigError
-from tests.data.sources.conftest import images, lines, number_of, picture_bytes, read, shape_of  # noqa: F401  (fixtures)
 
 
 @pytest.fixture
