@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mm_interleaved.data.kinds import make_source
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.training.assembly import make_corpus
@@ -21,7 +22,11 @@ def test_every_recipe_describes_a_model_a_corpus_and_trainable_parts(path):
     recipe = read_recipe(path)
     config = read_model_config(recipe)
     assert config.text_config.vocab_size == recipe.tokenizer.vocabulary
-    make_corpus(recipe, side=8).sample(0)
+    corpus = make_corpus(recipe, side=8)
+    if not recipe.data.sources:
+        corpus.sample(0)
+    for source in recipe.data.sources:
+        assert make_source(source.kind, source.values()).name == source.name
     with torch.device("meta"):
         model = MMInterleavedForConditionalGeneration(config)
     assert freeze(model, recipe.trainable)

@@ -62,7 +62,7 @@ def load_quietly(path: Path | None, **computing: Any) -> Model:
     """Loads the model without transformers' own bars and warnings among our lines.
 
     Args:
-        computing: of `load`: dtype, quantize, vae_tiling; only what differs from its defaults.
+        computing: of `load`: dtype, quantize, vae_tiling, adapter; only what differs from its defaults.
 
     Raises:
         CheckpointError: it is missing or cannot be read.
@@ -77,8 +77,8 @@ def load_quietly(path: Path | None, **computing: Any) -> Model:
     return load.load(path, **computing)
 
 
-def read_computing(dtype: str, *, quantize: str, vae_tiling: bool) -> dict[str, Any]:
-    """Reads `--dtype`, `--quantize` and `--vae-tiling` into arguments of `load`, without those that are its defaults.
+def read_computing(dtype: str, *, quantize: str, vae_tiling: bool, adapter: Path | None) -> dict[str, Any]:
+    """Reads `--dtype`, `--quantize`, `--vae-tiling` and `--adapter` into arguments of `load`, without those that are its defaults.
 
     Raises:
         ConfigError: an unknown dtype or number of bits.
@@ -91,7 +91,7 @@ def read_computing(dtype: str, *, quantize: str, vae_tiling: bool) -> dict[str, 
     if quantize not in ("", "int8", "int4"):
         raise ConfigError(f"--quantize: expected int8 or int4, got {quantize!r:.60}.")
     wanted: dict[str, Any] = {} if dtype == "float32" else {"dtype": known[dtype]}
-    return wanted | ({"quantize": quantize} if quantize else {}) | ({"vae_tiling": True} if vae_tiling else {})
+    return wanted | ({"quantize": quantize} if quantize else {}) | ({"vae_tiling": True} if vae_tiling else {}) | ({"adapter": adapter} if adapter else {})
 
 
 def read_formats(text: str) -> tuple[str, ...]:

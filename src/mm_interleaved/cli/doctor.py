@@ -24,6 +24,7 @@ def doctor(
         str | None, typer.Option(help=f"Folder of a checkpoint, '{NANO}' or '{RELEASED}': its memory is planned; by default the box.")
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="Devices that FSDP shards over, in the memory plan.")] = 1,
+    train: Annotated[Path | None, typer.Option(help="A recipe: the memory of its training is weighed, on its first micro-batch.")] = None,
     out: Annotated[Path, typer.Option("--output", "-o", help="Where results would be written; its disk is looked at.")] = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -48,10 +49,23 @@ def doctor(
         for line in plan_table(plan):
             output.say(line)
         result["memory"] = plan_values(plan)
+    if train is not None:
+        result["training"] = _training(train, devices, output)
     output.result(result)
     if problems:
         output.error(f"{len(problems)} problems: {', '.join(problems)}")
         raise typer.Exit(USER_ERROR)
+
+
+def _training(path: Path, processes: int, output: Output) -> dict[str, int]:
+    from mm_interleaved.training.memory_plan import plan_training
+    from mm_interleaved.training.recipe import read_recipe
+
+    plan = plan_training(read_recipe(path), processes=processes).as_json()
+    sizes = ", ".join(f"{name} {_gib(plan[name])}" for name in ("weights", "gradients", "moments", "average", "activations"))
+    trained = f"{plan['trained'] / 1e6:,.2f} M numbers trained"
+    output.say(f"training {path} on each of {processes}: {_gib(plan['total'])} GiB ({sizes}); {trained}")
+    return plan
 
 
 def plan_table(plan: MemoryPlan) -> list[str]:

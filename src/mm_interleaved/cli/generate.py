@@ -19,6 +19,7 @@ def generate(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; by default the model in the box.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Folder of an adapter that is added to the model: final-adapter of a run.")] = None,
     max_images: Annotated[int, typer.Option(help="New pictures at most, per document.")] = 4,
     max_tokens: Annotated[int, typer.Option(help="New tokens at most, per document.")] = 256,
     steps: Annotated[int, typer.Option(help="Denoising steps of a picture.")] = 20,
@@ -48,7 +49,7 @@ def generate(
     options |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
     options |= {"force_image": force_image, "cache_mib": cache_mib, "cache_dtype": cache_dtype}
     Options.read(options)
-    computing = read_computing(dtype, quantize=quantize, vae_tiling=vae_tiling)
+    computing = read_computing(dtype, quantize=quantize, vae_tiling=vae_tiling, adapter=adapter)
     found = find_prompts(prompts)
     loaded = load_quietly(model, **computing)
     results, failed, open_names = [], list[dict[str, str]](), {prompt.name: prompt for prompt in reversed(found)}

@@ -14,6 +14,7 @@ from mm_interleaved.cli.console import INTERRUPTED, JsonOption, Output
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/playground-nano.yaml.")],
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value: training.steps=100.")] = None,
+    trackers: Annotated[list[str] | None, typer.Option("--tracker", help="Also tell a tracker of accelerate: tensorboard, wandb …")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe. Ctrl-C saves a checkpoint and stops (exit status 130); the same command goes on from there."""
@@ -26,7 +27,7 @@ def train(
 
     disable_progress_bar()
     output = Output(as_json=as_json)
-    chosen = read_recipe(recipe, changes or [])
+    chosen = read_recipe(recipe, [*(changes or []), *([f"training.trackers=[{', '.join(trackers)}]"] if trackers else [])])
     page = partial(sample_page, tasks=tuple(chosen.data.tasks))
     with Watcher(output) as watcher:
         finished = run(chosen, on_event=watcher.tell, should_stop=watcher.should_stop, sample_page=page)
@@ -36,4 +37,8 @@ def train(
         raise typer.Exit(INTERRUPTED)
     for name, value in finished.measures.items():
         output.say(f"{name}: {value:.4g}")
+    for source, reasons in finished.skipped.items():
+        if reasons:
+            told = ", ".join(f"{count} × {reason}" for reason, count in reasons.items())
+            output.say(f"{source}: not used: {told} (list: {chosen.output}/skipped.jsonl)")
     output.say(f"finished: {finished.final} (losses: {chosen.output}/losses.csv, losses.png)")

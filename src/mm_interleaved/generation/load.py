@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mm_interleaved.checkpoint.adapters import adapter_hash, load_adapter
 from mm_interleaved.checkpoint.native import load_model, model_hash, read_config, save_model
 from mm_interleaved.checkpoint.placement import WaitingPlace, offload_map
 from mm_interleaved.checkpoint.quantized import FewBits, quantization
@@ -87,6 +88,7 @@ class Model:
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
+    adapter: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     quantize: FewBits | None = None,
@@ -98,6 +100,7 @@ def load(
 
     Args:
         path: folder of a checkpoint; None is the model in the box.
+        adapter: folder of an adapter (`final-adapter` of a run) that is added to its weights.
         device: where it computes.
         dtype: in what it computes; the autoencoder stays float32.
         quantize: holds the language model's layers as `int8` or `int4`, the rest in `dtype`.
@@ -135,5 +138,9 @@ def load(
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: the processor beside the weights cannot be read ({error}); save the checkpoint again.") from error
+    fingerprint = model_hash(folder)
+    if adapter is not None:
+        load_adapter(network, Path(adapter))
+        fingerprint = f"{fingerprint}+{adapter_hash(Path(adapter))}"
     form = " ".join([str(dtype).removeprefix("torch."), *[quantize] * (quantize is not None), *["tiled"] * vae_tiling])
-    return Model(network.eval(), processor, model_hash=model_hash(folder), form=form)
+    return Model(network.eval(), processor, model_hash=fingerprint, form=form)

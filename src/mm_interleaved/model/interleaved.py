@@ -138,9 +138,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         logits = self.logits(hidden)
         if draw is not None and batch.target_pixels.shape[0]:
             squared_error = self._paint_batch(batch, draw, features, hidden)
-            context_length = batch.image_begin[batch.target_image] - batch.context_start() + 1
-            weight = batch.target_weight * (context_length >= self.behaviour.minimum_context)
-            image = image_terms(squared_error, weight, count_all=self.behaviour.image_mean_over_all)
+            image = image_terms(squared_error, self._image_weight(batch), count_all=self.behaviour.image_mean_over_all)
         else:
             image = (hidden.new_zeros(()), hidden.new_zeros(()))
         terms = document_loss(
@@ -152,6 +150,16 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         return ModelOutput(
             loss=terms.total, logits=logits, text_loss=terms.text, image_loss=terms.image, last_hidden_state=hidden, terms=terms
         )
+
+    def counted_images(self, batch: Batch) -> int:
+        """How many painted pictures of a batch the image loss is divided by, without computing it."""
+        weight = self._image_weight(batch)
+        return weight.numel() if self.behaviour.image_mean_over_all else int((weight != 0).sum())
+
+    def _image_weight(self, batch: Batch) -> Float[Tensor, " K"]:
+        # A picture with too little before it has no weight.
+        context_length = batch.image_begin[batch.target_image] - batch.context_start() + 1
+        return batch.target_weight * (context_length >= self.behaviour.minimum_context)
 
     # Entry points of generation. Each can be called alone; together they compute what `forward_batch` computes.
 

@@ -12,12 +12,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mm_interleaved.checkpoint.native import load_model, load_parts, read_config
+from mm_interleaved.data.kinds import make_source
+from mm_interleaved.data.mixture import Mixture
+from mm_interleaved.data.packing import Row, Shorten, published_row_reader
 from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.tasks import TASKS, known_words, texts
 from mm_interleaved.data.playground.world import World, WorldConfig
+from mm_interleaved.data.sources import Example, Skips
 from mm_interleaved.errors import CheckpointError, ConfigError
-from mm_interleaved.model.configuration import MMInterleavedConfig
+from mm_interleaved.model.configuration import MMFSConfig, MMInterleavedConfig
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.processing.layout import lay_out
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.processing.tokenizer import train_tokenizer
 from mm_interleaved.training.feed import Corpus, key
@@ -27,7 +32,7 @@ from mm_interleaved.training.state import storage_error
 FINAL = "final"
 """Sub-folder of a run's output with its finished model and processor."""
 
-HEADS, HEADS_FILE = "heads", "heads.safetensors"
+HEADS_PART, HEADS_FILE = "heads", "heads.safetensors"
 """Name of an objective's heads among the parts of an `init` entry, and the file beside a finished model that holds them."""
 
 LATENT_STATISTICS = ("latents_mean", "latents_std", "scaling_factor", "shift_factor")
@@ -49,7 +54,7 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
         side: side in pixels at which pictures are composed.
 
     Raises:
-        ConfigError: an unknown field of the world, or an unknown task.
+        ConfigError: an unknown field of the world, an unknown task, or sources for an objective that needs exact truth.
         DataError: the pack is missing or broken.
     """
     known = sorted(field.name for field in fields(WorldConfig))
@@ -59,7 +64,65 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
         config = WorldConfig(**recipe.data.world)
     except TypeError as error:
         raise ConfigError(f"data.world: {error}") from error
-    return Corpus(World(Pack.load(), config), recipe.data.tasks, seed=recipe.training.seed, side=side, last_unread=recipe.data.last_unread)
+    if recipe.data.packing != "none" and recipe.objective != "documents":
+        raise ConfigError(f"data.packing {recipe.data.packing}: objective '{recipe.objective}' does not pack; use packing: none.")
+    if recipe.objective == "concepts" and recipe.training.accumulation > 1:
+        raise ConfigError("training.accumulation: objective 'concepts' is trained in whole steps; use accumulation 1.")
+    if recipe.data.sources and recipe.objective not in ("documents", "words"):
+        raise ConfigError(
+            f"objective '{recipe.objective}' learns from the exact truth of the playground's tasks, which data.sources do not have; "
+            "use objective: documents."
+        )
+    return Corpus(
+        World(Pack.load(), config),
+        recipe.data.tasks,
+        seed=recipe.training.seed,
+        side=side,
+        last_unread=recipe.data.last_unread,
+        sources={source.name: source.weight for source in recipe.data.sources},
+        together=recipe.data.together,
+    )
+
+
+def make_mixture(
+    recipe: Recipe, processor: MMInterleavedProcessor, config: MMInterleavedConfig, skips: Skips
+) -> Mixture[Example | Row] | None:
+    """The sources of a recipe as one stream; None where it has none.
+
+    Raises:
+        ConfigError: an unknown kind or option, or two sources of one name.
+        DataError: a source names no files.
+    """
+    data = recipe.data
+    if not data.sources:
+        return None
+    published = data.packing == "published"
+    limit = config.text_config.max_position_embeddings
+    row = limit if data.row_tokens is None else data.row_tokens
+    fit = Shorten(
+        processor.tokens,
+        limit=min(limit, row),
+        most_images=min(config.mmfs_part.max_images, MMFSConfig.read(config.image_decoder_part.mmfs).max_images) - 1,
+        only_pairs=published,
+        need_text=recipe.objective == "words",
+    )
+    reader = published_row_reader(
+        lambda example: lay_out(
+            example.segments, processor.tokens, prompt=example.prompt, closed=example.closed, minimum_context=processor.minimum_context
+        ),
+        processor.tokens,
+        row,
+    )
+    return Mixture(
+        [make_source(source.kind, source.values()) for source in data.sources],
+        seed=recipe.training.seed,
+        lanes=data.lanes,
+        window=data.window,
+        threads=data.threads,
+        skips=skips,
+        fit=fit,
+        **({"reader": reader} if published else {}),  # type: ignore[arg-type]
+    )
 
 
 def make_processor(recipe: Recipe, config: MMInterleavedConfig, world: World) -> MMInterleavedProcessor:
@@ -173,7 +236,7 @@ def join_heads(heads: nn.Module, recipe: Recipe) -> None:
         CheckpointError: their names or shapes differ.
     """
     for entry in recipe.init:
-        if HEADS not in entry.parts:
+        if HEADS_PART not in entry.parts:
             continue
         path = finished_run(entry) / HEADS_FILE
         if not path.is_file():
@@ -187,7 +250,7 @@ def join_heads(heads: nn.Module, recipe: Recipe) -> None:
 def _join(model: MMInterleavedForConditionalGeneration, recipe: Recipe, processor: MMInterleavedProcessor | None) -> None:
     for entry in recipe.init:
         folder = finished_run(entry)
-        load_parts(model, folder, [part for part in entry.parts if part != HEADS])
+        load_parts(model, folder, [part for part in entry.parts if part != HEADS_PART])
         if processor is not None and any(part.split(".")[0] in ("language_model", "text_head") for part in entry.parts):
             earlier = MMInterleavedProcessor.from_pretrained(str(folder))
             if earlier.tokenizer.get_vocab() != processor.tokenizer.get_vocab():

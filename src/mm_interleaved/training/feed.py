@@ -5,27 +5,27 @@ Step s trains on samples s · batch_size … (s + 1) · batch_size - 1, so a res
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import torch
 
+from mm_interleaved.data.mixture import Mixture
+from mm_interleaved.data.packing import Row
 from mm_interleaved.data.playground.tasks import Sample, sample
 from mm_interleaved.data.playground.world import World
+from mm_interleaved.data.seeds import key
+from mm_interleaved.data.sources import Example
 
 VALIDATION_START = 1 << 40
 """Indices from here on are never trained on."""
 
+__all__ = ["VALIDATION_START", "Corpus", "Feed", "generator", "key"]
+
 Prepared = TypeVar("Prepared")
-
-
-def key(*parts: int | str) -> int:
-    """A 63-bit number that depends on nothing but `parts`: the seed of one purpose."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
@@ -36,10 +36,25 @@ def generator(*parts: int | str) -> torch.Generator:
 class Corpus:
     """The samples of a run, in an order without end."""
 
-    def __init__(self, world: World, tasks: dict[str, float], *, seed: int, side: int, last_unread: float = 0.0) -> None:
+    mixture: Mixture[Example | Row] | None = None
+    """Where the samples of sources come from; set once their tokenizer is known."""
+
+    def __init__(
+        self,
+        world: World,
+        tasks: Mapping[str, float],
+        *,
+        seed: int,
+        side: int,
+        last_unread: float = 0.0,
+        sources: Mapping[str, float] = MappingProxyType({}),
+        together: int = 1,
+    ) -> None:
         """
         Args:
-            tasks: weight of each task.
+            tasks: weight of each task of the playground.
+            sources: weight of each source.
+            together: so many consecutive samples come from one task or source.
             side: side in pixels at which pictures are composed.
             last_unread: share of samples whose last picture, if it ends the document, is painted but not read.
         """
@@ -47,13 +62,21 @@ class Corpus:
         self.world = world
         self.seed = seed
         self.side = side
-        self._tasks = [task for task in sorted(tasks) if tasks[task] > 0]
-        total = sum(tasks[task] for task in self._tasks)
-        self._shares = [tasks[task] / total for task in self._tasks]
+        self._sources = frozenset(sources)
+        self._together = together
+        weights = {**tasks, **sources}
+        self._tasks = [task for task in sorted(weights) if weights[task] > 0]
+        total = sum(weights[task] for task in self._tasks)
+        self._shares = [weights[task] / total for task in self._tasks]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tasks and sources that samples come from."""
+        return tuple(self._tasks)
 
     def task_of(self, index: int) -> str:
-        """The task of sample `index`, drawn by weight."""
-        remaining = key(self.seed, index, "task") / 2**63
+        """The task or source of sample `index`, drawn by weight."""
+        remaining = key(self.seed, index // self._together, "task") / 2**63
         for task, share in zip(self._tasks, self._shares, strict=True):
             remaining -= share
             if remaining < 0:
@@ -65,8 +88,20 @@ class Corpus:
         return key(self.seed, index, "last_unread") / 2**63 < self._last_unread
 
     def sample(self, index: int) -> Sample:
-        """Sample `index`, composed anew at every call."""
+        """Sample `index` of the playground, composed anew at every call."""
         return sample(self.task_of(index), self.world, self.seed, index, side=self.side)
+
+    def samples(self, indices: Sequence[int]) -> list[Sample | Example | Row]:
+        """Samples of tasks, composed anew, and of sources, which are read on: their indices must come in ascending order."""
+        tasks = [self.task_of(index) for index in indices]
+        chosen = [(index, task) for index, task in zip(indices, tasks, strict=True) if task in self._sources]
+        assert self.mixture is not None or not chosen
+        read = iter(self.mixture.take(chosen) if self.mixture is not None and chosen else ())
+        return [next(read) if task in self._sources else self.sample(index) for index, task in zip(indices, tasks, strict=True)]
+
+    def state(self) -> dict[str, list[int]]:
+        """Where the sources stand (`Mixture.state`); empty without sources."""
+        return {} if self.mixture is None else self.mixture.state()
 
 
 class Feed(Generic[Prepared]):

@@ -6,7 +6,8 @@ from mm_interleaved.model.interleaved import MMInterleavedForConditionalGenerati
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.concepts import Concepts, Paintings
 from mm_interleaved.training.feed import Corpus
-from mm_interleaved.training.parts import Autoencoder, Documents, Objective, Vision, WordsOnly
+from mm_interleaved.training.parts import Autoencoder, Documents, Objective, WordsOnly
+from mm_interleaved.training.vision import Vision
 
 
 def make_objective(name: str, model: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor, corpus: Corpus) -> Objective:

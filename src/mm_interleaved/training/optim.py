@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mm_interleaved.errors import ConfigError
-from mm_interleaved.training.recipe import TrainingRecipe
+from mm_interleaved.training.recipe import Recipe, TrainingRecipe
+from mm_interleaved.training.shards import divided_like, own_part
+
+HEADS = "heads."
+"""Beginning of the names of an objective's own heads, which are trained whatever the recipe freezes."""
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -42,6 +46,16 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
         if chosen:
             trained.append(name)
     return trained
+
+
+def trained_patterns(recipe: Recipe, *, heads: bool) -> list[str]:
+    """Patterns for `freeze`: the recipe's, heads of an objective, which are thrown away afterwards, and low-rank changes.
+
+    Args:
+        heads: whether the objective has heads.
+    """
+    patterns = [*recipe.trainable, *([f"{HEADS}*"] if heads else [])]
+    return patterns if recipe.adapter is None else [*patterns, "*.lora_*", "!*.base_layer.*"]
 
 
 def parameter_groups(module: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:
@@ -93,30 +107,34 @@ def ema_decay_at(step: int, decay: float) -> float:
 
 
 class WeightAverage:
-    """Exponential running average of the trainable parameters, in float32."""
+    """Exponential running average of trainable weights, in float32 or finer; divided among processes as the weights are."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self._source = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-        self.values = {name: parameter.detach().float().clone() for name, parameter in self._source.items()}
+        self.values = {name: _fine(parameter).clone() for name, parameter in self._source.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the average towards the current weights after step `step`."""
         weight = 1.0 - ema_decay_at(step, self.decay)
-        current = [parameter.detach().float() for parameter in self._source.values()]
-        torch._foreach_lerp_(list(self.values.values()), current, weight)
+        current = [own_part(_fine(parameter)) for parameter in self._source.values()]
+        torch._foreach_lerp_([own_part(value) for value in self.values.values()], current, weight)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the average with the weights in the module; twice is nothing."""
         for name, parameter in self._source.items():
-            held = parameter.detach().float().clone()
-            parameter.copy_(self.values[name])
-            self.values[name].copy_(held)
+            held = own_part(_fine(parameter)).clone()
+            own_part(parameter).copy_(own_part(self.values[name]))
+            own_part(self.values[name]).copy_(held)
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Continues from saved values; names were checked by the reader."""
         for name, value in self.values.items():
-            value.copy_(values[name])
+            own_part(value).copy_(own_part(divided_like(value, values[name])))
+
+
+def _fine(parameter: Tensor) -> Tensor:
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

@@ -14,22 +14,26 @@ Axes: I images · C latent channels · h w latent grid · K picture tokens · D 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mm_interleaved.batch import Batch, NoiseDraw
-from mm_interleaved.data.playground.scene import GROUNDS, Item, Scene
+from mm_interleaved.batch import IGNORED_TARGET, Batch, NoiseDraw
+from mm_interleaved.data.packing import Row
+from mm_interleaved.data.playground.scene import Item, Scene
 from mm_interleaved.data.playground.tasks import Sample
+from mm_interleaved.data.sources import Example
+from mm_interleaved.document import Text
 from mm_interleaved.model.image_decoder import ImageDecoder
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from mm_interleaved.model.objective import autoencoder_loss, classification_loss, document_loss
+from mm_interleaved.model.objective import autoencoder_loss, document_loss, text_terms
+from mm_interleaved.processing.collate import pack_rows
 from mm_interleaved.processing.images import stack_pixels
+from mm_interleaved.processing.layout import Layout
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.feed import VALIDATION_START, Corpus, generator, key
 
@@ -41,11 +45,11 @@ STATISTICS_BATCH = 64
 POSTERIOR_LOGVAR_START = -6.0
 """Logarithm of the variance with which the posterior of a new autoencoder starts."""
 
-LARGEST_COUNT = 8
-"""Pictures with more items share the last class of the count."""
-
 CELLS = 3
 """The picture is divided into 3 x 3 cells for the question what is where."""
+
+NO_SAMPLE = -1
+"""Sample index of a blank document."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class StepTerms:
     """What is differentiated."""
     columns: dict[str, Tensor]
     """Means by column name; NaN where the batch has nothing of the kind."""
+    by_task: Tensor | None = None
+    """2 x tasks: cross entropy summed over trained tokens, and their number (`Objective.watched`)."""
 
 
 class Prepared(Protocol):
@@ -70,6 +76,8 @@ class Objective(nn.Module):
     columns: tuple[str, ...]
     keeps_heads = False
     """Whether the heads are saved beside the finished model, for a later run that names "heads" among the parts of an `init` entry."""
+    watched: tuple[str, ...] = ()
+    """Tasks whose losses are told apart (`StepTerms.by_task`)."""
     mean_over_ranks: Callable[[Tensor], Tensor] = staticmethod(lambda value: value)
     """Mean of a count over all processes (`ranks.Ranks.mean`)."""
 
@@ -80,6 +88,9 @@ class Objective(nn.Module):
     def prepare(self, corpus: Corpus, indices: Sequence[int]) -> Prepared:
         """Makes the batch of these samples; each entry depends on its own index only."""
         raise NotImplementedError
+
+    def begin_step(self, micro_batches: Sequence[Any]) -> None:
+        """Told of all micro-batches of a step on this rank before the first is computed. By default they count alike."""
 
     def finish(self, corpus: Corpus) -> dict[str, float]:
         """What is measured and stored once, with the averaged weights, when all steps are done."""
@@ -92,9 +103,13 @@ class DocumentBatch:
 
     batch: Batch
     draw: NoiseDraw
+    tasks: tuple[str, ...] = ()
+    """Task or source of each row; rows that several share have none."""
+    blanks: int = 0
+    """Painted pictures at its end that stand for nothing (`Documents.every_part`)."""
 
     def to(self, device: torch.device) -> DocumentBatch:
-        return DocumentBatch(self.batch.to(device), self.draw.to(device))
+        return replace(self, batch=self.batch.to(device), draw=self.draw.to(device))
 
 
 class Documents(Objective):
@@ -102,26 +117,69 @@ class Documents(Objective):
 
     columns: tuple[str, ...] = ("text_loss", "image_loss")
 
+    row_tokens: int | None = None
+    """Tokens of a row that whole documents share; None gives each document a row of its own."""
+    every_part = False
+    """Whether a batch that has nothing to read or nothing to paint gets a blank document of weight 0, so that every process runs every
+    part of the model: engines that exchange gradients or weights inside the passes would wait for each other for ever."""
+
     def __init__(self, model: MMInterleavedForConditionalGeneration, processor: MMInterleavedProcessor) -> None:
         super().__init__(model)
         self._processor = processor
+        self._step_counts: tuple[Tensor, Tensor] | None = None
 
     def prepare(self, corpus: Corpus, indices: Sequence[int]) -> DocumentBatch:
-        return self.batch([corpus.sample(index) for index in indices], corpus, indices)
+        return self.batch(corpus.samples(indices), corpus, indices)
 
-    def batch(self, samples: Sequence[Sample], corpus: Corpus, indices: Sequence[int]) -> DocumentBatch:
+    def batch(self, samples: Sequence[Sample | Example | Row], corpus: Corpus, indices: Sequence[int]) -> DocumentBatch:
         """The batch of samples that are already composed."""
-        batch = self._processor.batch(
-            [sample.segments for sample in samples],
-            prompts=[sample.prompt for sample in samples],
-            last_unread=[corpus.leaves_last_unread(index) for index in indices],
-        )
-        return DocumentBatch(batch, self.draw(batch, corpus.seed, indices))
+        layouts: list[Layout] = []
+        owners: list[int] = []  # sample of each layout
+        rows: list[Sequence[int]] = []
+        for sample, index in zip(samples, indices, strict=True):
+            first = len(layouts)
+            layouts += sample.pieces if isinstance(sample, Row) else [self._laid_out(sample, last_unread=corpus.leaves_last_unread(index))]
+            owners += [index] * (len(layouts) - first)
+            rows.append(range(first, len(layouts)))
+        if self.row_tokens is not None:
+            rows = list(pack_rows([len(layout) for layout in layouts], self.row_tokens))
+        reads = any(len(layout.images) > layout.last_unread for layout in layouts)
+        blank = self.every_part and not (reads and any(any(layout.image_trained) for layout in layouts))
+        if blank:
+            rows.append([len(layouts)])
+            layouts.append(self._blank())
+            owners.append(NO_SAMPLE)
+        batch = self._processor.collate(layouts, pack=rows)
+        blanks = 0
+        if blank:
+            weight = torch.where(batch.image_row[batch.target_image] == len(rows) - 1, 0.0, batch.target_weight)
+            batch, blanks = replace(batch, target_weight=weight), int((weight == 0).sum())
+        own = [[owners[member] for member in row] for row in rows]
+        names = {index: sample.task for sample, index in zip(samples, indices, strict=True)}
+        tasks = tuple(names.get(row[0], "") if len(set(row)) == 1 else "" for row in own)
+        return DocumentBatch(batch, self.draw(batch, corpus.seed, own), tasks, blanks)
 
-    def draw(self, batch: Batch, seed: int, indices: Sequence[int]) -> NoiseDraw:
-        """Random numbers of every painted picture, keyed by its sample and its place in it."""
+    def _blank(self) -> Layout:
+        # Two pictures: the second one is painted from the first, so that every synchronizer has something to read.
+        grey = np.full((self._processor.image_side, self._processor.image_side, 3), 128, dtype=np.uint8)
+        layout = self._processor.lay_out(["a", grey, "a", grey])
+        return replace(layout, targets=(IGNORED_TARGET,) * len(layout), image_trained=(True, True))
+
+    def _laid_out(self, sample: Sample | Example, *, last_unread: bool) -> Layout:
+        closed = not isinstance(sample, Example) or sample.closed
+        return self._processor.lay_out(sample.segments, prompt=sample.prompt, closed=closed, last_unread=last_unread)
+
+    def draw(self, batch: Batch, seed: int, owners: Sequence[Sequence[int]]) -> NoiseDraw:
+        """Random numbers of every painted picture, keyed by its sample and its place in it.
+
+        Args:
+            owners: which sample each document of each row belongs to.
+        """
         decoder = self.model.image_decoder
-        sources = [generator(seed, indices[row], place, "noise") for row, place in painted_places(batch)]
+        rows, begins = batch.image_row.tolist(), batch.image_begin.tolist()
+        own = [(row, owners[row][int(batch.document_index[row, begin])]) for row, begin in zip(rows, begins, strict=True)]
+        places = [(own[image][1], own[:image].count(own[image])) for image in batch.target_image.tolist()]
+        sources = [generator(seed, index, place, "noise") for index, place in places]
         shape = latent_shape(decoder)
 
         def normal() -> Tensor:
@@ -138,10 +196,12 @@ class Documents(Objective):
         terms = output.terms
         assert terms is not None  # forward_batch always gives them
         config = self.model.config
-        # Divided by the mean counts of all ranks, so that the mean over ranks, of the total and of the columns alike, is the batch's.
+        # Divided by the mean counts of all ranks and micro-batches, so that the mean over them, of the total and of the columns
+        # alike, is the whole step's.
+        text_count, image_count = self._step_counts or (terms.text_count, self._counted(terms.image_count, prepared))
         found = document_loss(
-            text=(terms.text_sum, self.mean_over_ranks(terms.text_count)),
-            image=(terms.image_sum, self.mean_over_ranks(terms.image_count)),
+            text=(terms.text_sum, self.mean_over_ranks(text_count.to(terms.text_count))),
+            image=(terms.image_sum, self.mean_over_ranks(image_count.to(terms.image_count))),
             text_loss_weight=config.text_loss_weight,
             image_loss_weight=config.image_loss_weight,
         )
@@ -150,7 +210,25 @@ class Documents(Objective):
             "text_loss": torch.where(found.text_count > 0, found.text, nothing),
             "image_loss": torch.where(found.image_count > 0, found.image, nothing),
         }
-        return StepTerms(found.total, columns)
+        assert output.logits is not None
+        by_task = task_terms(output.logits, prepared.batch.targets, prepared.tasks, self.watched) if self.watched else None
+        return StepTerms(found.total, columns, by_task)
+
+    def begin_step(self, micro_batches: Sequence[DocumentBatch]) -> None:
+        """Counts what the losses of the step will be divided by; a single micro-batch counts for itself."""
+        self._step_counts = None
+        if len(micro_batches) > 1:
+            text = sum(int((prepared.batch.targets != IGNORED_TARGET).sum()) for prepared in micro_batches)
+            image = sum(self.model.counted_images(prepared.batch) - self._surplus(prepared) for prepared in micro_batches)
+            share = 1 / len(micro_batches)
+            self._step_counts = torch.tensor(text * share, dtype=torch.float64), torch.tensor(image * share, dtype=torch.float64)
+
+    def _counted(self, count: Tensor, prepared: DocumentBatch) -> Tensor:
+        return count - self._surplus(prepared) if prepared.blanks else count
+
+    def _surplus(self, prepared: DocumentBatch) -> int:
+        # `published` also counts pictures of weight 0; blanks are none of the batch's.
+        return prepared.blanks if self.model.behaviour.image_mean_over_all else 0
 
 
 class WordsOnly(Documents):
@@ -159,13 +237,17 @@ class WordsOnly(Documents):
     columns = ("text_loss",)
 
     def prepare(self, corpus: Corpus, indices: Sequence[int]) -> DocumentBatch:
-        texts = [[part for part in corpus.sample(index).segments if isinstance(part, str)] for index in indices]
+        texts, tasks = [], []
+        for sample in corpus.samples(indices):
+            assert not isinstance(sample, Row)  # the recipe refuses them here
+            texts.append([part for part in sample.segments if isinstance(part, str | Text)])
+            tasks.append(sample.task)
         batch = self._processor.batch(texts)
-        return DocumentBatch(batch, self.draw(batch, corpus.seed, indices))
+        return DocumentBatch(batch, self.draw(batch, corpus.seed, [[index] for index in indices]), tuple(tasks))
 
     def forward(self, prepared: DocumentBatch) -> StepTerms:
         terms = super().forward(prepared)
-        return StepTerms(terms.total, {"text_loss": terms.columns["text_loss"]})
+        return StepTerms(terms.total, {"text_loss": terms.columns["text_loss"]}, terms.by_task)
 
 
 @dataclass(frozen=True)
@@ -181,25 +263,6 @@ class PictureBatch:
         return PictureBatch(self.pixels.to(device), self.posterior.to(device))
 
 
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Pictures and what is in them."""
-
-    pixels: Float[Tensor, "I 3 H W"]
-    """In [0, 1]."""
-    targets: dict[str, Int[Tensor, " I"]]
-    """Right class of each head."""
-    present: dict[str, Bool[Tensor, " I"]]
-    """False where a head's question makes no sense for the picture."""
-    centre: Float[Tensor, "I 2"]
-    """(x, y) of one item of each picture, fractions of its side."""
-
-    def to(self, device: torch.device) -> LabelledBatch:
-        targets = {name: value.to(device) for name, value in self.targets.items()}
-        present = {name: value.to(device) for name, value in self.present.items()}
-        return LabelledBatch(self.pixels.to(device), targets, present, self.centre.to(device))
-
-
 class Autoencoder(Objective):
     """Pictures through the autoencoder and back; afterwards its latents' statistics go into its config."""
 
@@ -213,7 +276,7 @@ class Autoencoder(Objective):
             vae.quant_conv.bias[vae.config["latent_channels"] :] = POSTERIOR_LOGVAR_START
 
     def prepare(self, corpus: Corpus, indices: Sequence[int]) -> PictureBatch:
-        arrays = [_one_picture(corpus, index)[0] for index in indices]
+        arrays = [one_picture(corpus, index)[0] for index in indices]
         pixels = stack_pixels(arrays, self.model.config.image_decoder_part.image_side)
         shape = latent_shape(self.model.image_decoder)
         posterior = [torch.randn(shape, generator=generator(corpus.seed, index, "posterior")) for index in indices]
@@ -249,61 +312,15 @@ class Autoencoder(Objective):
         return {"validation_psnr": torch.cat(psnr).mean().item(), "scaling_factor": scale}
 
 
-class Vision(Objective):
-    """Classification of whole pictures and of single items, read from the picture tokens and from the feature maps.
-
-    Heads on all tokens side by side and on the pooled maps: thing (if all items show the same one), style (if all share one),
-    ground, number of items, place of the item (if there is one), and which thing stands in each of 3 x 3 cells. Heads on the
-    maps at the centre of one item: its thing and style.
-    """
-
-    def __init__(self, model: MMInterleavedForConditionalGeneration, corpus: Corpus) -> None:
-        super().__init__(model)
-        config = corpus.world.config
-        things, styles = len(corpus.world.pack.things), config.styles
-        whole = {"thing": things, "style": styles, "ground": len(GROUNDS), "count": LARGEST_COUNT, "place": CELLS**2}
-        self._cells = tuple(f"thing_{cell}" for cell in range(CELLS**2))
-        token_width = model.config.text_config.hidden_size * model.config.image_tokens
-        map_width = model.config.vision_config.hidden_size * len(model.visual_tokenizer.map_sides)
-        self.heads = nn.ModuleDict(
-            {
-                "tokens": _heads(token_width, whole | dict.fromkeys(self._cells, things)),
-                "maps": _heads(map_width, whole),
-                "at_item": _heads(map_width, {"item_thing": things, "item_style": styles}),
-            }
-        )
-        shares = [f"{part}_{name}_right" for part in ("tokens", "maps") for name in whole]
-        self.columns = (*shares, "cells_right", "at_item_item_thing_right", "at_item_item_style_right")
-
-    def prepare(self, corpus: Corpus, indices: Sequence[int]) -> LabelledBatch:
-        arrays, labels, centres = [], [], []
-        for index in indices:
-            array, scene = _one_picture(corpus, index)
-            item = scene.items[key(corpus.seed, index, "item") % len(scene.items)]
-            arrays.append(array)
-            labels.append(_labels(scene) | {"item_thing": item.thing, "item_style": item.style})
-            centres.append((item.centre_x, item.centre_y))
-        names = (*labels[0],)
-        targets = {name: torch.tensor([entry[name] if entry[name] is not None else 0 for entry in labels]) for name in names}
-        present = {name: torch.tensor([entry[name] is not None for entry in labels]) for name in names}
-        pixels = stack_pixels(arrays, self.model.config.image_side)
-        return LabelledBatch(pixels, targets, present, torch.tensor(centres, dtype=torch.float32))
-
-    def forward(self, prepared: LabelledBatch) -> StepTerms:
-        features = self.model.visual_tokenizer(prepared.pixels)
-        tokens = features.tokens.float().flatten(1)
-        pooled = torch.cat([level.float().mean(dim=(2, 3)) for level in features.maps], dim=1)
-        points = (2 * prepared.centre - 1)[:, None, None]  # I 1 1 2
-        at_item = [functional.grid_sample(level.float(), points, align_corners=False)[:, :, 0, 0] for level in features.maps]
-        losses, columns = [], {}
-        for part, inputs in (("tokens", tokens), ("maps", pooled), ("at_item", torch.cat(at_item, dim=1))):
-            logits = {name: head(inputs) for name, head in self.heads[part].items()}
-            losses.append(classification_loss(logits, prepared.targets, prepared.present))
-            for name, scores in logits.items():
-                columns[f"{part}_{name}_right"] = _share_right(scores, prepared.targets[name], prepared.present[name])
-        cells = torch.stack([columns.pop(f"tokens_{name}_right") for name in self._cells])
-        columns["cells_right"] = cells.nanmean()
-        return StepTerms(torch.stack(losses).sum(), columns)
+def in_precision(prepared: Any, dtype: torch.dtype) -> Any:
+    """A prepared batch with all its fractions in `dtype`."""
+    if isinstance(prepared, Tensor):
+        return prepared.to(dtype) if prepared.is_floating_point() else prepared
+    if isinstance(prepared, dict):
+        return {name: in_precision(value, dtype) for name, value in prepared.items()}
+    if is_dataclass(prepared) and not isinstance(prepared, type):
+        return replace(prepared, **{field.name: in_precision(getattr(prepared, field.name), dtype) for field in fields(prepared)})
+    return prepared
 
 
 class TrainedNames(nn.Module):
@@ -317,6 +334,21 @@ class TrainedNames(nn.Module):
             self.register_parameter(name, parameter)
         if hasattr(objective, "heads"):
             self.add_module("heads", objective.get_submodule("heads"))
+
+
+@torch.no_grad()
+def task_terms(logits: Tensor, targets: Tensor, tasks: Sequence[str], watched: Sequence[str]) -> Float[Tensor, "2 K"]:
+    """Cross entropy summed over trained tokens, and their number, for each of K tasks.
+
+    Args:
+        tasks: task of each row.
+    """
+    found = logits.new_zeros(2, len(watched), dtype=torch.float64)
+    for row, task in enumerate(tasks):
+        if task in watched:
+            total, count = text_terms(logits[row : row + 1], targets[row : row + 1])
+            found[:, watched.index(task)] += torch.stack([total, count]).double()
+    return found
 
 
 def tensors_of(prepared: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
@@ -345,7 +377,8 @@ def latent_shape(decoder: ImageDecoder) -> tuple[int, int, int]:
     return decoder.latent_channels, decoder.latent_side, decoder.latent_side
 
 
-def _one_picture(corpus: Corpus, index: int) -> tuple[np.ndarray, Scene]:
+def one_picture(corpus: Corpus, index: int) -> tuple[np.ndarray, Scene]:
+    """One picture of a sample of the playground, and what it shows."""
     # One picture of every sample, so that a batch always holds as many pictures as samples.
     sample = corpus.sample(index)
     pictures = [segment for segment in sample.segments if not isinstance(segment, str)]
@@ -358,40 +391,7 @@ def scene_of(values: dict[str, Any]) -> Scene:
     return Scene(ground=values["ground"], items=tuple(Item(**item) for item in values["items"]))
 
 
-def _labels(scene: Scene) -> dict[str, int | None]:
-    things = {item.thing for item in scene.items}
-    styles = {item.style for item in scene.items}
-    cells = [cell_of(item) for item in scene.items]
-    labels: dict[str, int | None] = {
-        "thing": things.pop() if len(things) == 1 else None,
-        "style": styles.pop() if len(styles) == 1 else None,
-        "ground": scene.ground,
-        "count": min(len(scene.items), LARGEST_COUNT) - 1,
-        "place": cells[0] if len(cells) == 1 else None,
-    }
-    for cell in range(CELLS**2):
-        inside = [item.thing for item, own in zip(scene.items, cells, strict=True) if own == cell]
-        labels[f"thing_{cell}"] = inside[-1] if inside else None
-    return labels
-
-
 def cell_of(item: Item) -> int:
     """Which of the 3 x 3 cells of a picture the middle of a drawing lies in, row by row."""
     column, row = (min(CELLS - 1, max(0, int(fraction * CELLS))) for fraction in (item.centre_x, item.centre_y))
     return row * CELLS + column
-
-
-def _heads(width: int, classes: dict[str, int]) -> nn.ModuleDict:
-    # Normalised over the batch: only what differs between pictures counts. With LayerNorm the tokens of all pictures became the
-    # same up to a hundredth of their size, and no head could read them.
-    return nn.ModuleDict(
-        {
-            name: nn.Sequential(nn.BatchNorm1d(width, affine=False, track_running_stats=False), nn.Linear(width, count))
-            for name, count in classes.items()
-        }
-    )
-
-
-def _share_right(scores: Tensor, targets: Tensor, present: Tensor) -> Tensor:
-    right = ((scores.argmax(dim=1) == targets) & present).sum().float()
-    return right / present.sum().float()  # NaN where the question never came up

@@ -8,11 +8,14 @@ Averaging gradients of losses that are divided by the mean count of all ranks gi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mm_interleaved.errors import ConfigError
@@ -61,6 +64,34 @@ class Ranks:
         flat /= self.count
         for parameter, gradient in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
             parameter.grad = gradient.view_as(parameter)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        values = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def write_together(self, write: Callable[[Path], None], folder: Path | None) -> None:
+        """Every rank writes its part into the main rank's folder.
+
+        Args:
+            folder: given by the main rank, which must be visible to all.
+
+        Raises:
+            OSError: one of them could not.
+        """
+        place = [str(folder)]
+        if self.count > 1:
+            dist.broadcast_object_list(place, src=0)
+        problem = None
+        try:
+            write(Path(place[0]))
+        except (OSError, SafetensorError) as error:
+            problem = f"rank {self.rank}: {error}"
+        found = [text for text in self.gather(problem) if text is not None]
+        if found:
+            raise OSError(found[0])
 
     def wait(self) -> None:
         """Waits for all ranks."""

@@ -20,6 +20,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
+from mm_interleaved.checkpoint.adapters import AdapterSettings
 from mm_interleaved.checkpoint.native import read_config
 from mm_interleaved.data.playground.tasks import FIRST_TASKS
 from mm_interleaved.errors import ConfigError
@@ -41,6 +42,10 @@ FREE_ON_RESUME = (
     "training.report_every",
     "training.threads",
     "training.prefetch",
+    "training.engine",
+    "training.trackers",
+    "training.checkpointing",
+    "data.threads",
 )
 """Keys that may change between two runs in the same folder; any other change would be another experiment."""
 
@@ -78,6 +83,29 @@ class InitRecipe(_Section):
     keeps them."""
 
 
+class SourceRecipe(_Section):
+    """One source beside the playground's tasks: files in one format."""
+
+    name: str = Field(min_length=1)
+    """What it is called in counts and messages."""
+    kind: str
+    """Format, such as `mmc4`, `captions` or `vqa` (`data.kinds.KINDS`)."""
+    files: tuple[str, ...] = Field(min_length=1)
+    """Paths, patterns (`{00..31}`, `*`) or URLs of its shards."""
+    images: str | None = None
+    """Folder or URL that names of pictures are relative to."""
+    fetch: bool = False
+    """Whether pictures at web addresses are downloaded while training."""
+    weight: float = Field(1.0, ge=0)
+    """Share of samples, relative to all tasks and sources."""
+    options: dict[str, Any] = {}
+    """The format's own fields."""
+
+    def values(self) -> dict[str, Any]:
+        """What `data.sources.make_source` takes."""
+        return {"name": self.name, "files": self.files, "images": self.images, "fetch": self.fetch, **self.options}
+
+
 class DataRecipe(_Section):
     """What is trained on."""
 
@@ -85,14 +113,34 @@ class DataRecipe(_Section):
     """Fields of `WorldConfig`: which things, styles, grounds, sizes, languages."""
     tasks: dict[str, float] = {}
     """Weight of each task of the playground."""
+    sources: tuple[SourceRecipe, ...] = ()
+    """Sources beside the tasks, for the objectives `documents` and `words`."""
+    lanes: int = Field(1, ge=1)
+    """Independent streams of each source, a multiple of the number of processes; the same lanes give the same run on any number."""
+    window: int = Field(256, ge=1)
+    """Records of a source that are shuffled together; 1 keeps the order of the files."""
+    threads: int = Field(1, ge=1)
+    """Lanes that each process reads at once."""
+    together: int = Field(1, ge=1)
+    """So many consecutive samples come from one task or source."""
+    packing: Literal["none", "documents", "published"] = "none"
+    """`documents`: whole documents share a row and stay apart. `published`: the sources' documents are laid end to end and rows cut out
+    of them; `batch_size` then counts rows. `none`: one document a row."""
+    row_tokens: int | None = Field(None, ge=8)
+    """Tokens of a packed row; None is the model's context."""
     last_unread: float = Field(0.0, ge=0, le=1)
     """Share of samples whose last picture is painted but not encoded (`layout.lay_out`); such a sample costs a third, and does not
     teach where its document ends."""
 
     @model_validator(mode="after")
     def _some_task(self) -> DataRecipe:
-        if any(weight < 0 for weight in self.tasks.values()) or not sum(self.tasks.values()) > 0:
-            raise ValueError("data.tasks needs at least one task, with weights ≥ 0 and one above 0")
+        weights = [*self.tasks.values(), *(source.weight for source in self.sources)]
+        if any(weight < 0 for weight in weights) or not sum(weights) > 0:
+            raise ValueError("data needs at least one task or source, with weights ≥ 0 and one above 0")
+        names = [*self.tasks, *(source.name for source in self.sources)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"data: two tasks or sources are called '{twice}'; their samples could not be told apart, rename one")
         return self
 
 
@@ -114,13 +162,31 @@ DEFAULT_GROUPS = (
 """Gates do not decay; sampling offsets learn ten times slower and do not decay (spec §6.1)."""
 
 
+class AdapterRecipe(_Section):
+    """Low-rank changes instead of the weights of some parts."""
+
+    kind: Literal["lora", "dora"] = "lora"
+    """`dora` also learns the length of every row."""
+    rank: int = Field(8, ge=1)
+    """Rank of the change."""
+    alpha: float = Field(16.0, gt=0)
+    """The change is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in front of the change."""
+    parts: tuple[Literal["language_model", "image_decoder.unet"], ...] = ("language_model",)
+    """Which parts are changed; their own weights stay as they are, whatever `trainable` says."""
+
+    def settings(self) -> AdapterSettings:
+        return AdapterSettings(**self.model_dump())
+
+
 class TrainingRecipe(_Section):
     """How it is trained."""
 
     steps: int = Field(ge=0)
     """Optimizer steps."""
     batch_size: int = Field(32, ge=1)
-    """Samples of one optimizer step, all processes together."""
+    """Samples of one optimizer step, all processes and micro-batches together."""
     seed: int = Field(0, ge=0)
     """Every random draw is a function of (seed, global sample index, purpose)."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -143,8 +209,14 @@ class TrainingRecipe(_Section):
     """Exceptions by parameter name."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the running average of weights, reached through a warm-up (`optim.ema_decay_at`)."""
-    mixed_precision: Literal["auto", "float32", "bf16"] = "auto"
-    """`auto` is bf16 where the machine computes it natively."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches that each process divides its share of a step into; the losses are divided once, over all of them."""
+    checkpointing: tuple[Literal["visual_tokenizer", "language_model", "image_decoder"], ...] = ()
+    """Parts whose layers are computed again in the backward pass instead of being kept."""
+    mixed_precision: Literal["auto", "float32", "bf16", "fp16", "float64"] = "auto"
+    """`auto` is bf16 where the machine computes it natively. `fp16` scales the loss. `float64` is for comparisons: weights too."""
+    engine: Literal["average", "ddp", "fsdp2"] = "average"
+    """Several processes: one averaging of all gradients, accelerate's DDP, or weights divided by PyTorch's FSDP2."""
     final_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of `final/`."""
     save_every: int = Field(500, ge=1)
@@ -153,6 +225,10 @@ class TrainingRecipe(_Section):
     """Steps between live sample pages; 0 makes none."""
     report_every: int = Field(100, ge=1)
     """Steps between plots of the losses."""
+    watch: bool = False
+    """Also write gradient norms of each part, gates and the loss of each task, every step (`parts.csv`)."""
+    trackers: tuple[str, ...] = ()
+    """Trackers of accelerate that get every row too, such as `tensorboard` or `wandb`."""
     threads: int = Field(0, ge=0)
     """Threads of PyTorch; 0 leaves its own choice."""
     prefetch: int = Field(2, ge=1)
@@ -177,6 +253,8 @@ class Recipe(_Section):
     init: tuple[InitRecipe, ...] = ()
     trainable: tuple[str, ...] = ("*",)
     """Glob patterns of trained parameters; everything else is frozen. A pattern that begins with `!` excludes again."""
+    adapter: AdapterRecipe | None = None
+    """Train low-rank changes of some parts beside what `trainable` names; `final-adapter/` then holds them alone."""
     output: str
     """Folder of the run."""
 
@@ -307,6 +385,10 @@ def _apply(values: dict[str, Any], change: str) -> None:
             values[last] = float(values[last])
 
 
+LISTED_SECTIONS: dict[str, type[BaseModel]] = {"init": InitRecipe, "groups": GroupRecipe, "sources": SourceRecipe}
+"""Keys that hold lists of sections."""
+
+
 def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], *, prefix: str, where: str) -> None:
     known = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
     for key, value in values.items():
@@ -315,7 +397,7 @@ def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], *, pref
         annotation = known[key]
         if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
             _refuse_unknown(value, annotation, prefix=f"{prefix}{key}.", where=where)
-        items: type[BaseModel] | None = {"init": InitRecipe, "groups": GroupRecipe}.get(str(key))  # type: ignore[assignment]
+        items = LISTED_SECTIONS.get(str(key))
         if items is not None and isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 if isinstance(item, Mapping):

@@ -10,7 +10,7 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -79,6 +79,8 @@ class Finished:
     final: Path | None
     """The model, usable for generation; None when the run was stopped before its last step."""
     measures: Mapping[str, float]
+    skipped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Samples of each source that were not used, by reason; of this process."""
 
 
 Event = Started | StepDone | Saved | SamplesMade | Finished

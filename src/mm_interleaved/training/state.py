@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch import Tensor
 from mm_interleaved.checkpoint.native import sync
 from mm_interleaved.checkpoint.rename import check_keys
 from mm_interleaved.errors import CheckpointError, StorageError
+from mm_interleaved.training.shards import divided_like, read_parts
 
 KEPT = 2
 """Checkpoints that stay; older ones are removed."""
@@ -49,24 +50,37 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file."""
-        return load_file(self.folder / f"{name}.safetensors")
+        """The tensors of one group, joined if every process wrote its part."""
+        whole = self.folder / f"{name}.safetensors"
+        return load_file(whole) if whole.exists() else read_parts(self.folder, name)
 
 
-def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Mapping[str, Tensor]], config: str, state: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    folder: Path,
+    *,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    config: str,
+    state: Mapping[str, Any],
+    write: Callable[[Path], None] | None = None,
+) -> Path:
     """Writes `folder/step-…` and removes all but the newest checkpoints.
 
     Args:
         tensors: file name without suffix → tensors by name.
         config: the model's configuration as JSON.
+        write: writes the tensors into the temporary folder instead, where several processes do it together.
 
     Raises:
         StorageError: the disk is full or may not be written; earlier checkpoints are intact.
     """
     target = folder / f"step-{step:06d}"
     with whole_folder(target) as temporary:
-        for name, group in tensors.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, temporary / f"{name}.safetensors")
+        if write is not None:
+            write(temporary)
+        else:
+            for name, group in tensors.items():
+                save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, temporary / f"{name}.safetensors")
         (temporary / "config.json").write_text(config, encoding="utf-8")
         (temporary / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
         _write_manifest(temporary)
@@ -119,7 +133,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         left -= {f"{moment}/{name}" for moment in own}
         if own:
             # `step` stays a float tensor beside its parameter, as the fused kernel wants it.
-            optimizer.state[parameter] = {moment: value.to(parameter.device) for moment, value in own.items()}
+            optimizer.state[parameter] = {
+                moment: divided_like(parameter, value.to(parameter.device)) if moment != "step" else value.to(parameter.device)
+                for moment, value in own.items()
+            }
     if left:
         raise CheckpointError(f"optimizer.safetensors holds moments of {len(left)} unknown parameters, such as '{min(left)}'.")
 
