@@ -91,7 +91,12 @@ def read_computing(dtype: str, *, quantize: str, vae_tiling: bool, adapter: Path
     if quantize not in ("", "int8", "int4"):
         raise ConfigError(f"--quantize: expected int8 or int4, got {quantize!r:.60}.")
     wanted: dict[str, Any] = {} if dtype == "float32" else {"dtype": known[dtype]}
-    return wanted | ({"quantize": quantize} if quantize else {}) | ({"vae_tiling": True} if vae_tiling else {}) | ({"adapter": adapter} if adapter else {})
+    return (
+        wanted
+        | ({"quantize": quantize} if quantize else {})
+        | ({"vae_tiling": True} if vae_tiling else {})
+        | ({"adapter": adapter} if adapter else {})
+    )
 
 
 def read_formats(text: str) -> tuple[str, ...]:

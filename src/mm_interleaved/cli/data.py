@@ -88,6 +88,7 @@ def validate(
     Exit status 2 if something is wrong.
     """
     from mm_interleaved.data.playground.material.parts import check_collections
+
     output = Output(as_json=as_json)
     if target is not None and target.suffix in RECIPES:
         if not _examine(target, output, limit=limit, listing=listing):

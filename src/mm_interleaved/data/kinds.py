@@ -31,7 +31,8 @@ def make_source(kind: str, values: Mapping[str, Any]) -> Source:
             raise ConfigError(
                 f"source of kind '{kind}': unknown key '{name}'; the nearest is '{nearest}'. Known: {', '.join(sorted(known))}."
             )
+    arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return KINDS[kind](**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return KINDS[kind](**arguments)
     except TypeError as error:
         raise ConfigError(f"source of kind '{kind}': {error}.") from error

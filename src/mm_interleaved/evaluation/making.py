@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -100,16 +100,22 @@ class Maker:
         return [next((event.image.array() for event in events if isinstance(event, ImageDone)), None) for events in found]
 
     def _together(
-        self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], *, enough: Callable[[int, Sequence[Event]], bool] | None = None, **options: Any
+        self,
+        prompts: Sequence[Sequence[Segment]],
+        seeds: Sequence[int],
+        *,
+        enough: Callable[[int, Sequence[Event]], bool] | None = None,
+        **options: Any,
     ) -> list[list[Event]]:
         """The events of each document, up to the one with which they are `enough`; a document that fails ends the measurement."""
         scheduler = self.model.scheduler(places=len(prompts))
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             scheduler.add(number, _document(prompt), seed=seed, steps=self.steps, guidance=self.guidance, **options)
-        events: dict[Any, list[Event]] = {place: [] for place in range(len(prompts))}
-        for place, event in scheduler:
+        events: dict[int, list[Event]] = {place: [] for place in range(len(prompts))}
+        for name, event in scheduler:
             if isinstance(event, Failed):
                 raise event.error
+            place = cast(int, name)  # documents are called by their numbers above
             events[place].append(event)
             if enough is not None and enough(place, events[place]):
                 scheduler.remove(place)

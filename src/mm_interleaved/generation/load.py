@@ -142,5 +142,5 @@ def load(
     if adapter is not None:
         load_adapter(network, Path(adapter))
         fingerprint = f"{fingerprint}+{adapter_hash(Path(adapter))}"
-    form = " ".join([str(dtype).removeprefix("torch."), *[quantize] * (quantize is not None), *["tiled"] * vae_tiling])
+    form = " ".join([str(dtype).removeprefix("torch."), *([quantize] if quantize else []), *["tiled"] * vae_tiling])
     return Model(network.eval(), processor, model_hash=fingerprint, form=form)

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -108,7 +109,8 @@ class PaintingBatch:
     draw: NoiseDraw
 
     def to(self, device: torch.device) -> PaintingBatch:
-        return PaintingBatch(*(part.to(device) for part in (self.mean, self.std, self.tokens, self.shown, self.draw)))
+        mean, std, tokens = (part.to(device) for part in (self.mean, self.std, self.tokens))
+        return PaintingBatch(mean, std, tokens, self.shown.to(device), self.draw.to(device))
 
 
 class Paintings(Objective):
@@ -153,7 +155,7 @@ class Paintings(Objective):
         return StepTerms(loss, {"image_loss": loss})
 
     @torch.no_grad()
-    def _encoded(self, scene: Scene, picture: object) -> tuple[Tensor, Tensor]:
+    def _encoded(self, scene: Scene, picture: np.ndarray) -> tuple[Tensor, Tensor]:
         # The autoencoder is frozen here; encoding the same few thousand pictures again and again took a third of the time.
         if scene not in self._latents:
             decoder = self.model.image_decoder

@@ -322,7 +322,7 @@ class _Run:
         if not self.ranks.main:
             self._write_together(tensors, None)
             return
-        for table in (self.losses, self.timing, self.watch and self.watch.table):
+        for table in (self.losses, self.timing, None if self.watch is None else self.watch.table):
             if table is not None:
                 table.sync()
         state = {

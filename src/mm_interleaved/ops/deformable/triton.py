@@ -85,10 +85,10 @@ def _backward(
     found_weights = torch.empty(weights.shape, dtype=numeric, device=values.device)
     if gradient.numel():
         arrays = (values, _levels(sides, values.device), points_xy.contiguous(), weights.contiguous(), gradient.contiguous())
-        arrays += (found_values, found_points, found_weights)
+        found = (found_values, found_points, found_weights)
         with _on(values.device):
             _kernels().backward[(gradient.numel() // gradient.shape[3],)](
-                *arrays, *_sizes(values, points_xy, weights), WITH_VALUES=to_values, **_tile(values, weights)
+                *arrays, *found, *_sizes(values, points_xy, weights), WITH_VALUES=to_values, **_tile(values, weights)
             )
     return found_values.to(values.dtype), found_points.to(points_xy.dtype), found_weights.to(weights.dtype)
 
