@@ -59,6 +59,7 @@ def _bind(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOST, port))
+        found.listen()  # a browser that comes early waits instead of being refused
     except OSError as error:
         raise ConfigError(f"--port: {port} cannot be used ({error.strerror}); choose another, or 0 for a free one.") from error
     return found
