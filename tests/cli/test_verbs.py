@@ -20,6 +20,8 @@ VERBS = [
     ("generate",),
     ("train",),
     ("evaluate",),
+    ("explain",),
+    ("page",),
     ("doctor",),
     ("data", "build"),
     ("data", "preview"),

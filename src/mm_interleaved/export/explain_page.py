@@ -1,0 +1,194 @@
+"""Explanation → one self-contained HTML page, and a PNG for one word or region.
+
+Every word is a button and every painted picture a grid: hovering, tabbing or touching lights up the points in the earlier pictures and
+says in words what a screen reader then reads. The page's one script stands in it and is the only one its policy allows; a table at the
+end says the same without it, for print and for reading.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image as pillow
+from PIL import ImageDraw
+
+from mm_interleaved.document import Image
+from mm_interleaved.export.explanation import Explanation, Reading, average, image_places
+from mm_interleaved.export.files import data_uri
+
+SHOWN_POINTS = 24
+"""Heaviest points that the page shows per picture; shares and hottest places count all."""
+PICTURE_SIDE = 384
+"""Pixels of one picture's longer side in a PNG."""
+_NOTHING = "has no earlier picture to look at."
+
+
+def to_html(explanation: Explanation, title: str = "What each word looked at") -> str:
+    """The page as a string."""
+    readings = {f"w{number}": (f"“{word.text}”", reading) for number, (word, reading) in enumerate(_words(explanation))}
+    for picture in explanation.pictures:
+        for cell in range(picture.side**2):
+            row, column = divmod(cell, picture.side)
+            name = f"Picture {picture.image + 1}, row {row + 1}, column {column + 1}"
+            readings[f"p{picture.image}-{cell}"] = (name, explanation.region(picture.image, row, column))
+    # "<" never stands in the data, so no text can end the script element.
+    data = json.dumps({key: _entry(*named) for key, named in readings.items()}, ensure_ascii=False).replace("<", "\\u003c")
+    script, style = _file("explain_page.js"), _file("page.css") + _file("explain_page.css")
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
+    )
+    moment = "was read" if explanation.moment == "read" else "was about to be written"
+    strip = "".join(_small(number, image) for number, image in enumerate(explanation.document.images))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f'<body class="explain">\n<main>\n<h1>{html.escape(title)}</h1>\n'
+        f'<p class="hint">Point at a word, tab to it or touch it: the dots are the places it looked at in earlier '
+        f"pictures when it {moment}; "
+        "the larger, the more weight. In a painted picture every region can be asked, by arrow keys too.</p>\n"
+        f'<div class="words">{"".join(_flow(explanation))}</div>\n'
+        f'<section class="seen" aria-label="Earlier pictures"><div class="strip">{strip}</div><p id="told" role="status"></p></section>\n'
+        f'<section class="figures"><h2>In figures</h2>{_table(explanation)}</section>\n'
+        f"<footer>Model {html.escape(explanation.model_hash[:8])}, noise seed {explanation.seed}. Made with mm-interleaved.</footer>\n"
+        f'</main>\n<script type="application/json" id="readings">{data}</script>\n<script>{script}</script>\n</body>\n</html>\n'
+    )
+
+
+def to_png(explanation: Explanation, reading: Reading, name: str) -> bytes:
+    """All pictures that a word or region looked at, side by side, with heat and points.
+
+    Args:
+        name: the word or region, for the line above.
+    """
+    images = explanation.document.images
+    tiles = [_tile(images[look.image], reading, place) for place, look in enumerate(reading.looks)]
+    told = _entry(name, reading)["told"].encode("latin-1", "replace").decode("latin-1")  # what Pillow's own font has
+    margin, line = 12, 24
+    width = max(sum(tile.width + margin for tile in tiles) + margin, 2 * PICTURE_SIDE)
+    sheet = pillow.new("RGB", (width, max((tile.height for tile in tiles), default=0) + line + 2 * margin), "white")
+    ImageDraw.Draw(sheet).text((margin, margin // 2), told, fill="black", font_size=15)
+    left = margin
+    for tile in tiles:
+        sheet.paste(tile, (left, line + margin))
+        left += tile.width + margin
+    stream = io.BytesIO()
+    sheet.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _tile(image: Image, reading: Reading, place: int) -> pillow.Image:
+    look = reading.looks[place]
+    picture = pillow.fromarray(image.array())
+    scale = PICTURE_SIDE / max(picture.size)
+    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), pillow.Resampling.BICUBIC)
+    heat = look.heat()
+    strength = pillow.fromarray((170 * heat / max(heat.max(), 1e-12)).astype(np.uint8)).resize(picture.size, pillow.Resampling.BICUBIC)
+    picture.paste((255, 90, 31), (0, 0), strength)
+    draw = ImageDraw.Draw(picture)
+    for (x, y), weight in zip(look.xy, look.weights, strict=True):
+        radius = max(1.0, 0.2 * PICTURE_SIDE * weight**0.5)
+        centre = x * picture.width, y * picture.height
+        draw.ellipse((centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius), outline="white")
+    return picture
+
+
+def _words(explanation: Explanation) -> Iterator[tuple[Any, Reading]]:
+    return zip(explanation.words, explanation.readings, strict=True)
+
+
+def _entry(name: str, reading: Reading) -> dict[str, Any]:
+    """What the page's script needs of one reading, and what it says."""
+    if not reading.looks:
+        return {"looks": {}, "told": f"{name} {_NOTHING}"}
+    looks = {}
+    for look in reading.looks:
+        points = look.strongest(SHOWN_POINTS).to_json()["points"]
+        looks[look.image] = {"share": f"{100 * look.share:.0f} %", "hottest": look.hottest(), "points": points}
+    parts = [f"picture {look.image + 1}: {100 * look.share:.0f} %{_where(look.hottest())}" for look in reading.looks]
+    return {"looks": looks, "told": f"{name} looked at {'; '.join(parts)}. To no picture: {100 * reading.null_share:.0f} %."}
+
+
+def _where(place: tuple[float, float] | None) -> str:
+    if place is None:
+        return ""
+    across = ("left", "middle", "right")[min(2, int(3 * place[0]))]
+    down = ("upper", "middle", "lower")[min(2, int(3 * place[1]))]
+    return ", most in the " + ("middle" if across == down else f"{down} {across}")
+
+
+def _flow(explanation: Explanation) -> Iterator[str]:
+    """The document in reading order: words as buttons, pictures, painted ones with their regions."""
+    pictures = image_places(explanation.document)
+    traced = {picture.image: picture.side for picture in explanation.pictures}
+    for segment, member in enumerate(explanation.document):
+        if isinstance(member, Image):
+            yield _figure(member, pictures[segment], traced.get(pictures[segment]))
+            continue
+        text, end, parts = explanation.texts[segment], 0, []
+        for number, (word, reading) in enumerate(_words(explanation)):
+            if word.segment == segment:
+                blind = "" if reading.looks else " blind"
+                button = (
+                    f'<button type="button" class="w{blind}" data-key="w{number}" aria-describedby="told">{html.escape(word.text)}</button>'
+                )
+                parts += [html.escape(text[end : word.start]), button]
+                end = word.end
+        yield "<p>" + "".join([*parts, html.escape(text[end:])]).replace("\n", "<br>") + "</p>"
+
+
+def _stage(image: Image, inside: str) -> str:
+    width, height = image.size
+    long = max(width, height)
+    box = f"0 0 {100 * width / long:.4g} {100 * height / long:.4g}"
+    alt = html.escape(image.alt, quote=True)
+    return f'<span class="stage"><img src="{data_uri(image)}" alt="{alt}" width="{width}" height="{height}">{inside.format(box=box)}</span>'
+
+
+def _small(number: int, image: Image) -> str:
+    stage = _stage(image, '<svg viewBox="{box}" aria-hidden="true"></svg>')
+    return f'<figure class="idle">{stage}<figcaption>Picture {number + 1} <output></output></figcaption></figure>'
+
+
+def _figure(image: Image, number: int, side: int | None) -> str:
+    cells = ""
+    if side is not None:
+        width, height = (100 * length / max(image.size) / side for length in image.size)
+        cells = "".join(
+            f'<rect data-key="p{number}-{cell}" x="{cell % side * width:.4g}" y="{cell // side * height:.4g}" '
+            f'width="{width:.4g}" height="{height:.4g}"/>'
+            for cell in range(side**2)
+        )
+        name = f"Regions of picture {number + 1}; choose with the arrow keys"
+        cells = f'<svg viewBox="{{box}}" class="grid" tabindex="0" role="application" aria-label="{name}">{cells}</svg>'
+    return f'<figure class="painted">{_stage(image, cells)}<figcaption>Picture {number + 1}</figcaption></figure>'
+
+
+def _table(explanation: Explanation) -> str:
+    count = len(explanation.document.images)
+    head = "".join(f'<th scope="col">picture {number + 1}</th>' for number in range(count))
+    rows = []
+    for word, reading in _words(explanation):
+        cells = {look.image: f"{100 * look.share:.1f} %{_where(look.hottest())}" for look in reading.looks}
+        shown = "".join(f"<td>{cells.get(number, '')}</td>" for number in range(count))
+        rows.append(f'<tr><th scope="row">{html.escape(word.text)}</th>{shown}<td>{100 * reading.null_share:.1f} %</td></tr>')
+    painted = []
+    for picture in explanation.pictures:
+        whole = average([explanation.region(picture.image, row, column) for row in range(picture.side) for column in range(picture.side)])
+        painted.append(f"<p>{html.escape(_entry(f'Picture {picture.image + 1}', whole)['told'])}</p>")
+    top = f'<tr><th scope="col">word</th>{head}<th scope="col">none</th></tr>'
+    return f"<table><thead>{top}</thead><tbody>{''.join(rows)}</tbody></table>{''.join(painted)}"
+
+
+@cache
+def _file(name: str) -> str:
+    return files("mm_interleaved.export").joinpath(name).read_text(encoding="utf-8")
