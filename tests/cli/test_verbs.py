@@ -21,7 +21,6 @@ VERBS = [
     ("train",),
     ("evaluate",),
     ("explain",),
-    ("page",),
     ("doctor",),
     ("data", "build"),
     ("data", "preview"),

@@ -1,1 +1,0 @@
-"""The page: one user, one machine."""
