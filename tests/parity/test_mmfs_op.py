@@ -31,7 +31,9 @@ NAMES = {
     "query_relpos": "recency",
 }
 
-FAST = [name for name in BACKENDS if name != "reference"]
+HERE = [name for name, module in BACKENDS.items() if module.unsupported(torch.zeros(1, 1, 1, 1)) is None]
+"""The paths that run on this machine's CPU."""
+FAST = [name for name in HERE if name != "reference"]
 
 
 def _ours(name: str) -> str:
@@ -84,7 +86,7 @@ def _visible(mask: Tensor, queries: int) -> Tensor:
     return mask if mask.shape[1] == queries else mask[:, -1:].expand(-1, queries, -1)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("path", cases("mmfs_op"), ids=case_name)
 def test_mmfs_gives_the_recorded_output(path, backend):
     case = Case(path)

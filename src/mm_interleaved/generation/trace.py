@@ -194,18 +194,18 @@ class Trace:
             kept = list(range(heard.weights.shape[4])) if levels is None else list(levels)
             part = 1 / (len(chosen) * len(queries) * len(used))
             nulls.append(float(heard.null[batch][queries][:, used].mean()))
-            for image in np.flatnonzero(heard.visible[batch][queries].any(axis=0)):
+            for image in np.flatnonzero(heard.visible[batch][queries].any(axis=0)).tolist():
                 weights = heard.weights[batch][queries][:, used, image][:, :, kept].astype(float) * part  # Q H L P
                 places = heard.places[batch][queries][:, used, image].astype(float)  # Q H L1 P 2
                 if places.shape[2] == 1:
                     weights = weights.sum(axis=2, keepdims=True)  # levels share their points
                 else:
                     places = places[:, :, kept]
-                found.setdefault(first_seen + int(image), []).append((places.reshape(-1, 2), weights.reshape(-1)))
+                found.setdefault(first_seen + image, []).append((places.reshape(-1, 2), weights.reshape(-1)))
         looks = []
-        for image, parts in sorted(found.items()):
+        for seen, parts in sorted(found.items()):
             xy = np.concatenate([places for places, _ in parts])
-            looks.append(Look(image, self._in_picture(image, xy), np.concatenate([weights for _, weights in parts])))
+            looks.append(Look(seen, self._in_picture(seen, xy), np.concatenate([weights for _, weights in parts])))
         return Reading(tuple(looks), float(np.mean(nulls)), tuple(nulls))
 
     def _in_picture(self, image: int, xy: np.ndarray) -> np.ndarray:

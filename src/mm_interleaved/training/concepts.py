@@ -130,8 +130,9 @@ class Paintings(Objective):
         for index in indices:
             sample = corpus.sample(index)
             pictures = [segment for segment in sample.segments if not isinstance(segment, str)]
-            trained = sum(not isinstance(segment, str) for segment in sample.segments[sample.prompt :])
-            chosen = len(pictures) - 1 - key(corpus.seed, index, "picture") % trained
+            painted = sum(not isinstance(segment, str) for segment in sample.segments[sample.prompt :])
+            # One of the pictures that are painted, the last ones of a document; of all, where it paints none.
+            chosen = len(pictures) - 1 - key(corpus.seed, index, "picture") % (painted or len(pictures))
             scenes.append(scene_of(sample.truth["scenes"][chosen]))
             latents.append(self._encoded(scenes[-1], pictures[chosen]))
         sources = [generator(corpus.seed, index, "noise") for index in indices]
