@@ -71,7 +71,9 @@ def test_every_example_can_be_read_and_is_small():
     for file in files:
         document = Document.load(file)
         assert document.texts
-        assert all(max(image.size) <= 224 and image.alt for image in document.images)
+        # Handwriting, screens and small things need more than the 224 pixels that the demonstration's pictures have.
+        largest = 224 if file.stem in demo_verb.SHOWN else 448
+        assert all(max(image.size) <= largest and image.alt for image in document.images)
 
 
 def test_doctor_names_libraries_devices_backends_model_pack_and_disk(mmi, model, tmp_path):
