@@ -73,8 +73,9 @@ def autoencoder_loss(
 
 
 def matching_error(found: Float[Tensor, "K W"], wanted: Float[Tensor, "K W"]) -> Float[Tensor, " K"]:
-    """Squared difference of each two vectors, averaged over their elements, in float32."""
-    return (found.float() - wanted.float()).square().mean(dim=1)
+    """Squared difference of each two vectors, averaged over their elements, in float32 or finer."""
+    numeric = torch.promote_types(found.dtype, torch.float32)
+    return (found.to(numeric) - wanted.to(numeric)).square().mean(dim=1)
 
 
 def classification_loss(

@@ -201,7 +201,7 @@ class Concepts(Documents):
         batch, model = prepared.documents.batch, self.model
         hidden = model.read_batch(batch, model.encode_images(batch.pixels))
         text_sum, text_count = text_terms(model.logits(hidden), batch.targets)
-        error = hidden.new_zeros(0, dtype=torch.float32)
+        error = hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
         if len(prepared.shown.ground):
             error = matching_error(model.batch_condition(batch, hidden)[:, -1], self.heads(prepared.shown).detach())
         error_sum, error_count = image_terms(error, torch.ones_like(error), count_all=True)

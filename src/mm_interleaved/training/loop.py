@@ -145,6 +145,7 @@ class _Run:
         checkpoint_parts(self.objective, self.settings.checkpointing)
         if self.precision == "float64":
             compute_in_float64(model)
+            self.objective.double()  # its heads too
         self.objective.to(self.device)
         self.objective.mean_over_ranks = self.ranks.mean
         names = TrainedNames(self.objective)
