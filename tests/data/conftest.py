@@ -7,10 +7,15 @@ from mm_interleaved.data.playground.world import World, WorldConfig
 
 
 @pytest.fixture(scope="session")
-def train_world() -> World:
-    return World(Pack.load(), WorldConfig())
+def pack() -> Pack:
+    return Pack.load()
 
 
 @pytest.fixture(scope="session")
-def test_world() -> World:
-    return World(Pack.load(), WorldConfig(split="test"))
+def train(pack: Pack) -> World:
+    return World(pack, WorldConfig())
+
+
+@pytest.fixture(scope="session")
+def test(pack: Pack) -> World:
+    return World(pack, WorldConfig(split="test"))

@@ -13,9 +13,9 @@ def _equations(truth: dict) -> list[tuple[Counter, int]]:
     return [(Counter(scene["fruits"]), scene["total"]) for scene in truth["scenes"][:-1]]
 
 
-def test_the_answer_follows_from_the_equations_and_from_no_single_one(train_world) -> None:
+def test_the_answer_follows_from_the_equations_and_from_no_single_one(train) -> None:
     for index in range(60):
-        truth = sample("arithmetic", train_world, 0, index, 1).truth
+        truth = sample("arithmetic", train, 0, index, 1).truth
         equations, asked = _equations(truth), Counter(truth["scenes"][-1]["fruits"])
         fruits = sorted(truth["values"])
         # Every assignment of whole numbers that makes all equations true gives the same sum.
@@ -32,12 +32,12 @@ def test_the_answer_follows_from_the_equations_and_from_no_single_one(train_worl
         assert len(equations) in (2, 3) and len(truth["scenes"]) == len(equations) + 1
 
 
-def test_sums_are_balanced_and_copying_a_total_does_not_help(train_world) -> None:
+def test_sums_are_balanced_and_copying_a_total_does_not_help(train) -> None:
     # 1600 samples, 16 sums: 100 each, four standard deviations are 39.
     answers: Counter = Counter()
     copied = shown = 0
     for index in range(1600):
-        truth = sample("arithmetic", train_world, 1, index, 1).truth
+        truth = sample("arithmetic", train, 1, index, 1).truth
         answers[int(truth["answer"])] += 1
         copied += sum(str(total) == truth["answer"] for total in truth["totals"])
         shown += len(truth["totals"])
@@ -46,18 +46,17 @@ def test_sums_are_balanced_and_copying_a_total_does_not_help(train_world) -> Non
     assert copied / shown < 0.1
 
 
-def test_fruits_of_the_test_split_are_never_shown_in_training(train_world, test_world) -> None:
+def test_fruits_of_the_test_split_are_never_shown_in_training(train, test) -> None:
     seen, unseen = (
-        {name for index in range(150) for name in sample("arithmetic", world, 2, index, 1).truth["values"]}
-        for world in (train_world, test_world)
+        {name for index in range(150) for name in sample("arithmetic", world, 2, index, 1).truth["values"]} for world in (train, test)
     )
     assert not seen & unseen and seen | unseen == set(FRUITS)
     assert len(unseen) >= 5
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_pictures_show_their_fruits(train_world, index: int) -> None:
-    document = sample("arithmetic", train_world, 3, index)
+def test_pictures_show_their_fruits(train, index: int) -> None:
+    document = sample("arithmetic", train, 3, index)
     for picture in document.segments[:-2]:
         ground = picture[0, 0]
         assert (abs(picture.astype(int) - ground).max(2) > 24).mean() > 0.02  # type: ignore[union-attr]

@@ -22,21 +22,6 @@ from mm_interleaved.errors import ConfigError
 MANY = 150
 
 
-@pytest.fixture(scope="module")
-def pack() -> Pack:
-    return Pack.load()
-
-
-@pytest.fixture(scope="module")
-def train(pack: Pack) -> World:
-    return World(pack, WorldConfig())
-
-
-@pytest.fixture(scope="module")
-def test(pack: Pack) -> World:
-    return World(pack, WorldConfig(split="test"))
-
-
 def _shown(world: World, document) -> set[tuple[int, int]]:
     """(thing, style) of everything shown in its own colours."""
     styles = {style.id: number for number, style in enumerate(world.pack.styles)}

@@ -15,11 +15,6 @@ from mm_interleaved.errors import DataError
 PACKAGES = Path(os.environ.get("MMI_PLAYGROUND_PACKAGES", "/nonexistent"))
 
 
-@pytest.fixture(scope="module")
-def pack() -> Pack:
-    return Pack.load()
-
-
 def test_pack_has_at_least_200_things_in_five_styles_below_twelve_megabytes(pack: Pack) -> None:
     assert len(pack.things) >= 200
     assert [style.id for style in pack.styles] == ["3d", "flat", "ink", "cartoon", "sticker"]

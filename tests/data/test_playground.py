@@ -20,21 +20,6 @@ from mm_interleaved.data.playground.world import MINIMUM_SEEN_STYLES, World, Wor
 from mm_interleaved.errors import ConfigError, ShapeError
 
 
-@pytest.fixture(scope="module")
-def pack() -> Pack:
-    return Pack.load()
-
-
-@pytest.fixture(scope="module")
-def train(pack: Pack) -> World:
-    return World(pack, WorldConfig())
-
-
-@pytest.fixture(scope="module")
-def test(pack: Pack) -> World:
-    return World(pack, WorldConfig(split="test"))
-
-
 def _shown(document) -> set[tuple[int, int]]:
     return {(item["thing"], item["style"]) for scene in document.truth["scenes"] for item in scene["items"]}
 

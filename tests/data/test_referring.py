@@ -13,10 +13,10 @@ def _scene(truth: dict, *keep: int) -> Scene:
     return Scene(ground=scene["ground"], items=tuple(Item(**scene["items"][place]) for place in keep))
 
 
-def test_the_target_is_covered_by_what_is_named_and_its_box_holds_what_is_left(train_world) -> None:
-    pack = train_world.pack
+def test_the_target_is_covered_by_what_is_named_and_its_box_holds_what_is_left(train) -> None:
+    pack = train.pack
     for index in range(25):
-        truth = sample("referring", train_world, 0, index, 1).truth
+        truth = sample("referring", train, 0, index, 1).truth
         items = truth["scenes"][0]["items"]
         same = [place for place, item in enumerate(items) if pack.things[item["thing"]].id == truth["thing"]]
         (cover,) = [place for place, item in enumerate(items) if pack.things[item["thing"]].id == truth["behind"]]
@@ -40,10 +40,10 @@ def test_the_target_is_covered_by_what_is_named_and_its_box_holds_what_is_left(t
         assert fits == 1, truth
 
 
-def test_coverage_is_between_three_and_seven_tenths_and_boxes_are_in_the_picture(train_world) -> None:
+def test_coverage_is_between_three_and_seven_tenths_and_boxes_are_in_the_picture(train) -> None:
     covered = []
     for index in range(150):
-        truth = sample("referring", train_world, 1, index, 1).truth
+        truth = sample("referring", train, 1, index, 1).truth
         covered.append(truth["covered"])
         left, top, right, bottom = truth["box"]
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
@@ -52,9 +52,9 @@ def test_coverage_is_between_three_and_seven_tenths_and_boxes_are_in_the_picture
     assert min(covered) >= 0.3 and max(covered) <= 0.7 and np.std(covered) > 0.05
 
 
-def test_held_out_pairs_are_shown_only_in_the_test_split(train_world, test_world) -> None:
-    held_out = set(train_world.test_pairs)
-    for world, expected in ((train_world, set()), (test_world, held_out)):
+def test_held_out_pairs_are_shown_only_in_the_test_split(train, test) -> None:
+    held_out = set(train.test_pairs)
+    for world, expected in ((train, set()), (test, held_out)):
         for index in range(60):
             items = sample("referring", world, 2, index, 1).truth["scenes"][0]["items"]
             assert {(item["thing"], item["style"]) for item in items} & held_out <= expected
@@ -62,10 +62,10 @@ def test_held_out_pairs_are_shown_only_in_the_test_split(train_world, test_world
                 assert {(item["thing"], item["style"]) for item in items} <= expected
 
 
-def test_no_middle_box_finds_the_target(train_world) -> None:
+def test_no_middle_box_finds_the_target(train) -> None:
     places = Counter()
     for index in range(200):
-        box = sample("referring", train_world, 3, index, 1).truth["box"]
+        box = sample("referring", train, 3, index, 1).truth["box"]
         places[(box[0] + box[2] > 1, box[1] + box[3] > 1)] += 1
     assert len(places) == 4 and max(places.values()) < 0.4 * 200
 

@@ -34,17 +34,17 @@ def test_names_are_unique_fit_a_row_and_both_languages_have_as_many() -> None:
     assert menus.characters() <= faces("screen", "zh")[0].characters
 
 
-def test_phones_differ_and_a_fifth_is_held_out(train_world, test_world) -> None:
+def test_phones_differ_and_a_fifth_is_held_out(train, test) -> None:
     trees = {tuple((key, screen.rows) for key, screen in menus.phone(number).screens.items()) for number in range(100)}
     assert len(trees) == 100
     assert 0.14 < len(menus.phones(True)) / menus.PHONES < 0.26
-    for world, held_out in ((train_world, False), (test_world, True)):
+    for world, held_out in ((train, False), (test, True)):
         assert all(menus.phone(sample("screens", world, 0, index, 1).truth["phone"]).held_out == held_out for index in range(100))
 
 
-def test_the_box_is_the_row_that_the_words_name(train_world) -> None:
+def test_the_box_is_the_row_that_the_words_name(train) -> None:
     for index in range(200):
-        document = sample("screens", train_world, 1, index, 1)
+        document = sample("screens", train, 1, index, 1)
         truth = document.truth
         found = boxes.read(document.segments[-1])
         if truth["done"]:
@@ -57,8 +57,8 @@ def test_the_box_is_the_row_that_the_words_name(train_world) -> None:
         assert menus.phone(truth["phone"]).name(key, truth["language"]) in document.segments[-1]
 
 
-def test_steps_and_states_are_balanced(train_world) -> None:
-    truths = [sample("screens", train_world, 2, index, 1).truth for index in range(600)]
+def test_steps_and_states_are_balanced(train) -> None:
+    truths = [sample("screens", train, 2, index, 1).truth for index in range(600)]
     assert abs(np.mean([truth["wanted"] for truth in truths]) - 0.5) < 0.09
     done = np.mean([truth["done"] for truth in truths])
     assert 0.17 < done < 0.37
@@ -66,18 +66,18 @@ def test_steps_and_states_are_balanced(train_world) -> None:
     assert max(rows.values()) < 0.3 * rows.total()
 
 
-def test_the_last_screen_shows_the_switch_as_wished(train_world) -> None:
+def test_the_last_screen_shows_the_switch_as_wished(train) -> None:
     for index in range(100):
-        truth = sample("screens", train_world, 3, index, 1).truth
+        truth = sample("screens", train, 3, index, 1).truth
         last = truth["scenes"][-1]
         if truth["done"] or truth["step"] == len(truth["path"]) - 1:
             state = last["on"][last["rows"].index(truth["path"][-1])]
             assert state == (truth["wanted"] if truth["done"] else not truth["wanted"])
 
 
-def test_a_tap_changes_the_picture(train_world) -> None:
+def test_a_tap_changes_the_picture(train) -> None:
     for index in range(12):
-        document = sample("screens", train_world, 4, index)
+        document = sample("screens", train, 4, index)
         pictures = [segment for segment in document.segments if not isinstance(segment, str)]
         assert 1 <= len(pictures) <= 5
         for one, other in pairwise(pictures):

@@ -14,30 +14,30 @@ def test_every_later_task_names_its_words() -> None:
 
 
 @pytest.mark.parametrize("task", SENTENCES)
-def test_chinese_texts_have_no_english_letters_and_no_open_blanks(train_world, task: str) -> None:
-    for text in texts(World(train_world.pack, WorldConfig(chinese=1.0)), 120, 0, tasks=(task,)):
+def test_chinese_texts_have_no_english_letters_and_no_open_blanks(train, task: str) -> None:
+    for text in texts(World(train.pack, WorldConfig(chinese=1.0)), 120, 0, tasks=(task,)):
         assert "{" not in text and not re.search("[a-z]", text.replace("T恤", "")), text
 
 
 @pytest.mark.parametrize("task", SENTENCES)
-def test_every_word_of_the_texts_is_known(train_world, task: str) -> None:
-    known = known_words(train_world.pack, [task])
-    for text in texts(World(train_world.pack, WorldConfig(chinese=0.0)), 200, 1, tasks=(task,)):
+def test_every_word_of_the_texts_is_known(train, task: str) -> None:
+    known = known_words(train.pack, [task])
+    for text in texts(World(train.pack, WorldConfig(chinese=0.0)), 200, 1, tasks=(task,)):
         for word in re.findall(r"[a-z]+", text.lower()):
             assert any(word in re.split(r"[-\d]", each) for each in known) or word in known, (word, text)
 
 
-def test_fonts_hold_every_character_that_is_written(train_world) -> None:
+def test_fonts_hold_every_character_that_is_written(train) -> None:
     for face in faces("hand", "zh"):
         assert handwriting.characters() <= face.characters
-    english = set("".join(word for part in handwriting.vocabulary(train_world.pack, "en") for word in part))
+    english = set("".join(word for part in handwriting.vocabulary(train.pack, "en") for word in part))
     for face in faces("hand", "en"):
         assert english <= face.characters
 
 
 @pytest.mark.parametrize("task", SENTENCES)
-def test_truth_does_not_depend_on_the_side(train_world, task: str) -> None:
+def test_truth_does_not_depend_on_the_side(train, task: str) -> None:
     for index in range(4):
-        one, other = sample(task, train_world, 9, index, 1), sample(task, train_world, 9, index, 112)
+        one, other = sample(task, train, 9, index, 1), sample(task, train, 9, index, 112)
         assert one.truth == other.truth
         assert [part for part in one.segments if isinstance(part, str)] == [part for part in other.segments if isinstance(part, str)]

@@ -82,3 +82,9 @@ def test_a_world_of_another_version_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_text("data: {world: {moons: 7}}\n", "utf-8")
     with pytest.raises(ConfigError, match="moons"):
         world_of(tmp_path, "test")
+
+
+def test_a_task_without_a_measure_is_refused_before_anything_is_made(model, tmp_path):
+    with pytest.raises(ConfigError, match="task 'tale' has no measure here yet; measured are caption"):
+        evaluate(model, WORLD, tmp_path, tasks=("tale",), **QUICK)
+    assert not list(tmp_path.iterdir())

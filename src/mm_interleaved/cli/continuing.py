@@ -85,18 +85,15 @@ def read_computing(dtype: str, *, quantize: str, vae_tiling: bool, adapter: Path
     """
     import torch
 
+    from mm_interleaved.checkpoint.quantized import FEW_BITS
+
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype not in known:
         raise ConfigError(f"--dtype: expected {' or '.join(known)}, got {dtype!r:.60}.")
-    if quantize not in ("", "int8", "int4"):
-        raise ConfigError(f"--quantize: expected int8 or int4, got {quantize!r:.60}.")
-    wanted: dict[str, Any] = {} if dtype == "float32" else {"dtype": known[dtype]}
-    return (
-        wanted
-        | ({"quantize": quantize} if quantize else {})
-        | ({"vae_tiling": True} if vae_tiling else {})
-        | ({"adapter": adapter} if adapter else {})
-    )
+    if quantize and quantize not in FEW_BITS:
+        raise ConfigError(f"--quantize: expected {' or '.join(FEW_BITS)}, got {quantize!r:.60}.")
+    given = {"dtype": known[dtype], "quantize": quantize, "vae_tiling": vae_tiling, "adapter": adapter}
+    return {name: value for name, value in given.items() if value and value is not known["float32"]}
 
 
 def read_formats(text: str) -> tuple[str, ...]:

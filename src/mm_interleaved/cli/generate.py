@@ -24,7 +24,7 @@ def generate(
     max_tokens: Annotated[int, typer.Option(help="New tokens at most, per document.")] = 256,
     steps: Annotated[int, typer.Option(help="Denoising steps of a picture.")] = 20,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 2.0,
-    sampler: Annotated[str, typer.Option(help="Steps of a picture: plain, dpm++ or unipc; the last two need fewer.")] = "plain",
+    sampler: Annotated[str, typer.Option(help="Steps of a picture: plain, or the multistep dpm++ or unipc.")] = "plain",
     temperature: Annotated[float, typer.Option(help="Randomness of words; 0 takes the likeliest.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this joint probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample among this many likeliest tokens; 0 is no limit.")] = 0,

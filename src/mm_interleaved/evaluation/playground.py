@@ -24,7 +24,7 @@ from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.document import Image
 from mm_interleaved.errors import ConfigError, DataError, StorageError
 from mm_interleaved.evaluation.making import Maker
-from mm_interleaved.evaluation.results import results
+from mm_interleaved.evaluation.results import MAIN, results
 from mm_interleaved.evaluation.sheet import SHOWN, write_sheet
 from mm_interleaved.export.files import write_atomically
 from mm_interleaved.generation.load import Model
@@ -105,12 +105,14 @@ def evaluate(
         The content of results.json: `settings`, `results`, `seconds`.
 
     Raises:
-        ConfigError: an unknown task, or the folder holds an evaluation with other settings.
+        ConfigError: an unknown task, one that is not measured yet, or the folder holds an evaluation with other settings.
         StorageError: something cannot be written.
     """
     for task in tasks:
         if task not in TASKS:
             raise ConfigError(f"--tasks: no task is called {task!r}; there are {', '.join(TASKS)}.")
+        if task not in MAIN:
+            raise ConfigError(f"--tasks: task {task!r} has no measure here yet; measured are {', '.join(MAIN)}.")
     if count < 1:
         raise ConfigError(f"--n: expected at least one sample per task, got {count}.")
     world = World(Pack.load(), config)

@@ -43,8 +43,8 @@ class Options:
     preview_every: int = 0
     """Denoising steps between previews in `ImageProgress`; 0 is none. Each costs one decoding."""
     sampler: str = "plain"
-    """How the steps of a picture are taken: `plain` (DDPM as published, or straight along a flow), or `dpm++` or `unipc`, which need
-    fewer steps for the same quality (docs/results.md)."""
+    """How the steps of a picture are taken: `plain` (DDPM as published, or straight along a flow), or the multistep `dpm++` or
+    `unipc`, made for fewer steps."""
     cache_mib: int = 0
     """Bound of the feature cache in MiB: the oldest pictures leave first and are then no longer seen. 0 is no bound."""
     cache_dtype: str = "same"

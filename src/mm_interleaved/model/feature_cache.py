@@ -5,7 +5,8 @@ later picture is painted; every later token, denoising step and guidance branch 
 joined when a picture joins, never when they are read.
 
 Memory is bounded by a number of pictures or of bytes: the oldest pictures leave first and are then no longer seen. Values may be kept
-in fewer bits than the model computes in. Both change results; what they cost is in docs/results.md.
+in fewer bits than the model computes in. Both change results; `benchmarks/decode.py` measures what they
+cost.
 
 Axes: B rows · N images · S cells · H heads · D head width · F feature width (docs/glossary.md).
 """

@@ -15,7 +15,7 @@ import numpy as np
 from mm_interleaved.data.sources.example import Record, Skip
 from mm_interleaved.data.sources.records import list_of, read_records, text_of
 from mm_interleaved.data.tuning.annotations import by_id, entries, joined, read_json
-from mm_interleaved.data.tuning.prompts import PARAGRAPH, Prompted, fill
+from mm_interleaved.data.tuning.prompts import PARAGRAPH, Prompted, drawn_sentence, fill
 from mm_interleaved.document import Segment
 
 
@@ -50,11 +50,7 @@ class Karpathy(Prompted):
         yield from self.pooled(found)
 
     def asked(self, record: Record, random: np.random.Generator) -> tuple[list[Segment], str]:
-        sentences = list_of(record.fields.get("sentences"), "sentences")
-        if not sentences:
-            raise Skip("no text", "no sentences")
-        sentence = sentences[int(random.integers(len(sentences)))]
-        answer = text_of(sentence.get("raw") if isinstance(sentence, dict) else None, "raw")
+        answer = drawn_sentence(record, "raw", random)
         name = text_of(record.fields.get("filename"), "filename")
         folder = record.fields.get("filepath")
         return fill(self.template, [self.picture(f"{folder}/{name}" if folder else name)]), answer

@@ -19,10 +19,10 @@ from PIL import Image as pillow
 
 from mm_interleaved.data.sources.example import Example, Record, Skip
 from mm_interleaved.data.sources.pairs import CAPTION_NAMES
-from mm_interleaved.data.sources.records import first_of, list_of, text_of
+from mm_interleaved.data.sources.records import first_of, text_of
 from mm_interleaved.data.sources.source import Note, Source
 from mm_interleaved.data.tuning.annotations import by_id, entries, joined, read_json, read_plain_pickle
-from mm_interleaved.data.tuning.prompts import GROUND, REFER, Prompted, fill
+from mm_interleaved.data.tuning.prompts import GROUND, REFER, Prompted, drawn_sentence, fill
 from mm_interleaved.document import Document, Image, Segment
 
 SIDED = re.compile(r"\b(left|right|leftmost|rightmost)\b", re.IGNORECASE)
@@ -74,11 +74,7 @@ class RefCoco(Prompted):
         yield from self.pooled(found)
 
     def asked(self, record: Record, random: np.random.Generator) -> tuple[list[Segment], str]:
-        sentences = list_of(record.fields.get("sentences"), "sentences")
-        if not sentences:
-            raise Skip("no text", "no sentences")
-        sentence = sentences[int(random.integers(len(sentences)))]
-        words = text_of(sentence.get("sent") if isinstance(sentence, dict) else None, "sent")
+        words = drawn_sentence(record, "sent", random)
         image = self.picture(record.fields["picture"].get("file_name"))
         box = box_words(record.fields["bbox"], image.size)
         squeezed = pillow.fromarray(image.array()).resize((self.side, self.side), pillow.Resampling.BICUBIC)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mm_interleaved.data.sources.example import Example, Record, Skip, interleave
+from mm_interleaved.data.sources.records import list_of, text_of
 from mm_interleaved.data.sources.source import Note, Source
 from mm_interleaved.document import Document, Image, Segment
 from mm_interleaved.errors import ConfigError
@@ -51,6 +52,19 @@ def fill(template: str, images: Sequence[Image], **words: str) -> list[Segment]:
         if number < len(images):
             parts.append(images[number])
     return list(interleave(parts))
+
+
+def drawn_sentence(record: Record, field: str, random: np.random.Generator) -> str:
+    """One of a record's `sentences`, all equally likely: the text in its `field`.
+
+    Raises:
+        Skip: it has none, or one of another form.
+    """
+    sentences = list_of(record.fields.get("sentences"), "sentences")
+    if not sentences:
+        raise Skip("no text", "no sentences")
+    sentence = sentences[int(random.integers(len(sentences)))]
+    return text_of(sentence.get(field) if isinstance(sentence, dict) else None, field)
 
 
 @dataclass(frozen=True, kw_only=True)
