@@ -2,6 +2,8 @@
 
 Both decode the same 512-pixel JPEGs and bring them to 224 pixels; ours also reads the shard, checks every picture completely and
 makes the tensor that a batch holds. `images_per_second` is ours on one core.
+
+`stall` trains nano on pairs with such pictures, one thread reading ahead: `share` is the part of the time in which training waited.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import io
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,14 @@ from PIL import Image as pillow
 from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.processing.images import stack_pixels
+from mm_interleaved.training.feed import Feed
+from mm_interleaved.training.loop import _Run
+from mm_interleaved.training.recipe import read_recipe
 
 SIDE, VIEW = 512, 224
+RECIPE = Path(__file__).parents[1] / "recipes" / "finetune-own.yaml"
+WARM = 2
+"""Steps that are not counted."""
 
 
 def photographs(count: int) -> list[bytes]:
@@ -42,10 +51,31 @@ def plain(encoded: list[bytes]) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).float().div_(255)
 
 
+def stall(folder: Path, steps: int) -> None:
+    """Trains nano on the pairs of `folder`; reports how long it waited for pictures."""
+    source = {"name": "a", "kind": "captions", "weight": 1, "files": [f"{folder}/a.jsonl"], "images": str(folder)}
+    changes = {"data.sources": [source], "data.tasks": {}, "output": f"{folder}/run", "training.steps": steps + WARM}
+    run = _Run(read_recipe(RECIPE, [f"{name}={json.dumps(value)}" for name, value in changes.items()]), lambda event: None, None)
+    settings = run.settings
+    feed = Feed(run._prepare, start=0, stop=settings.steps, batch_size=settings.batch_size, ahead=settings.prefetch)
+    waited, began = [], []
+    ready = iter(feed)
+    for _ in range(settings.steps):
+        began.append(time.perf_counter())
+        batch = next(ready)
+        waited.append(time.perf_counter() - began[-1])
+        run._one_step(batch)
+    seconds = time.perf_counter() - began[WARM]
+    feed.close()
+    row = {"case": "stall", "share": sum(waited[WARM:]) / seconds, "step_seconds": seconds / steps, "batch_size": settings.batch_size}
+    report(row | {"steps": steps, "threads": torch.get_num_threads()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="pictures of one pass")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="training steps in which waiting is measured; 0 for none")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     encoded = photographs(chosen.images)
@@ -62,6 +92,8 @@ def main() -> None:
 
         row = compare("loader", "source", ours, "pillow", lambda: plain(encoded), repeats=chosen.repeats, images=len(encoded))
         report({"case": "loader", "images_per_second": len(encoded) / row["seconds"]})
+        if chosen.steps:
+            stall(Path(folder), chosen.steps)
 
 
 if __name__ == "__main__":

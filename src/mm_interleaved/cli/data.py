@@ -140,6 +140,34 @@ def convert(
     output.result({"shards": written, "skipped": {name: skips.by_reason(name) for name in written}})
 
 
+@app.command("embed")
+@guarded
+def embed(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with sources.")],
+    source: Annotated[str, typer.Argument(help="Name of the source whose pictures are compared.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The file, which the source's option `nearest` then names.")],
+    model: Annotated[Path | None, typer.Option(help="Model whose picture tokens are the vectors; by default that in the box.")] = None,
+    clip: Annotated[Path | None, typer.Option(help="Folder of a CLIP (transformers): its picture vectors instead.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute a vector of every picture of a source, so that solved examples can be those with the most similar pictures."""
+    from mm_interleaved.data.sources import Skips
+    from mm_interleaved.generation.load import BOX
+    from mm_interleaved.training.neighbours import embed_by_clip, embed_by_model, embed_source
+
+    output = Output(as_json=as_json)
+    named = {one.name: one for one in _sources(recipe)}
+    if source not in named:
+        raise ConfigError(f"{recipe} has no source '{source}'; it has {', '.join(named)}.")
+    if model is not None and clip is not None:
+        raise ConfigError("--model and --clip exclude each other; name one.")
+    skips = Skips()
+    count = embed_source(named[source], embed_by_model(model or BOX) if clip is None else embed_by_clip(clip), out, skips)
+    skipped = skips.by_reason(source)
+    output.say(f"{source}: {count} vectors in {out}; skipped: {_reasons(skipped)}")
+    output.result({"file": str(out), "vectors": count, "skipped": skipped})
+
+
 def _sources(path: Path) -> list[Source]:
     from mm_interleaved.data.kinds import make_source
     from mm_interleaved.training.recipe import read_recipe

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mm_interleaved.checkpoint.native import load_model, load_parts, read_config
+from mm_interleaved.checkpoint.quantized import quantization
 from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.packing import Row, Shorten, published_row_reader
@@ -195,14 +196,21 @@ def make_model(recipe: Recipe, processor: MMInterleavedProcessor | None = None) 
         processor: its tokenizer is compared with those of the joined runs; None compares nothing.
 
     Raises:
-        ConfigError: an init folder is missing or no finished run.
+        ConfigError: an init folder is missing or no finished run, or a new model in few bits.
         CheckpointError: its weights have other names or shapes.
+        BackendError: few bits, and bitsandbytes is not installed.
     """
+    bits = None if recipe.adapter is None else recipe.adapter.bits
     if Path(recipe.model).is_dir():
-        trained = load_model(Path(recipe.model), dtype=torch.float32)
+        few = {} if bits is None else {"quantization_config": quantization(bits, read_config(Path(recipe.model)))}
+        trained = load_model(Path(recipe.model), dtype=torch.float32, **few)
         assert isinstance(trained, MMInterleavedForConditionalGeneration)
         _join(trained, recipe, processor)
         return trained
+    if bits is not None:
+        raise ConfigError(
+            f"adapter.bits {bits}: {recipe.model} describes a new model; few bits need trained weights, name a model's folder."
+        )
     config = read_model_config(recipe)
     for entry in recipe.init:
         if any(part in ("image_decoder", "image_decoder.vae") for part in entry.parts):

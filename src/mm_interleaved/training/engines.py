@@ -15,8 +15,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -25,7 +26,7 @@ from mm_interleaved.errors import ConfigError
 from mm_interleaved.training.parts import Objective
 from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe
-from mm_interleaved.training.shards import whole_of
+from mm_interleaved.training.shards import own_part, whole_of
 
 FSDP_UNITS = (
     "model.language_model.layers.*.self_attn",
@@ -62,7 +63,12 @@ class Engine:
         yield
 
     def finish_gradients(self, objective: Objective) -> None:
-        """After the last backward pass: gradients are those of the whole step."""
+        """After the last backward pass: gradients are those of the whole step, and parameters that nothing reached have none."""
+        self.exchange_gradients(objective)
+        drop_zero_gradients(objective, over_ranks=self.divides)
+
+    def exchange_gradients(self, objective: Objective) -> None:
+        """Brings the gradients of all processes together."""
         self.ranks.average_gradients(objective.parameters())
 
     def clip(self, objective: Objective, largest: float) -> Tensor:
@@ -88,8 +94,8 @@ class DistributedDataParallel(Engine):
             with self.accelerator.no_sync(self._wrapped):
                 yield
 
-    def finish_gradients(self, objective: Objective) -> None:
-        return  # exchanged in the backward pass
+    def exchange_gradients(self, objective: Objective) -> None:
+        return  # done in the backward pass
 
 
 class FullyShardedDataParallel(Engine):
@@ -114,8 +120,8 @@ class FullyShardedDataParallel(Engine):
         self._root.set_requires_gradient_sync(last)
         yield
 
-    def finish_gradients(self, objective: Objective) -> None:
-        return  # exchanged in the backward pass
+    def exchange_gradients(self, objective: Objective) -> None:
+        return  # done in the backward pass
 
 
 def make_engine(recipe: Recipe, accelerator: Accelerator, ranks: Ranks) -> Engine:
@@ -138,6 +144,29 @@ def make_engine(recipe: Recipe, accelerator: Accelerator, ranks: Ranks) -> Engin
     if settings.sample_every:
         raise ConfigError("training.engine fsdp2 holds no whole model for live sample pages; set training.sample_every=0.")
     return FullyShardedDataParallel(accelerator, ranks)
+
+
+@torch.no_grad()
+def drop_zero_gradients(module: nn.Module, *, over_ranks: bool) -> None:
+    """Takes away gradients that are exactly zero: AdamW then leaves the parameter alone instead of moving and shrinking it.
+
+    Whether a part that a step does not need (no picture to paint, a gate that is still closed) gets no gradient or one of zeros depends
+    on the engine: with several processes each of them runs every part. Without this two processes left one process behind in the first
+    step that painted nothing.
+
+    Args:
+        over_ranks: gradients are divided; zero is what all processes find zero.
+    """
+    present = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    own = [own_part(parameter.grad).detach() for parameter in present if parameter.grad is not None]
+    if not own:
+        return
+    largest = torch.stack([grad.abs().amax().double() if grad.numel() else grad.new_zeros((), dtype=torch.float64) for grad in own])
+    if over_ranks:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    for parameter, value in zip(present, largest.tolist(), strict=True):
+        if value == 0:
+            parameter.grad = None
 
 
 def checkpoint_parts(objective: Objective, parts: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
 """A recipe: everything that one training run is, read from YAML.
 
 A variant may name a `base:` recipe and its differences; `--set a.b=c` changes single values. Unknown keys fail with the nearest
-known one. Paths of models and bases are looked for from the current folder, then from the folders above the recipe; `init` and
-`output` folders belong to the current folder.
+known one. Paths of models and bases are looked for from the current folder, then from the folders above the recipe, then in the
+package (`box/nano`); `init` and `output` folders belong to the current folder.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from mm_interleaved.checkpoint.adapters import AdapterSettings
 from mm_interleaved.checkpoint.native import read_config
+from mm_interleaved.checkpoint.quantized import FewBits
 from mm_interleaved.data.playground.tasks import FIRST_TASKS
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import (
@@ -175,9 +176,12 @@ class AdapterRecipe(_Section):
     """Dropout in front of the change."""
     parts: tuple[Literal["language_model", "image_decoder.unet"], ...] = ("language_model",)
     """Which parts are changed; their own weights stay as they are, whatever `trainable` says."""
+    bits: FewBits | None = None
+    """Hold the language model's own layers as `int8` or `int4` while their changes are learnt (QLoRA, by bitsandbytes). The change is
+    merged into the weights of `model` as they are on the disk."""
 
     def settings(self) -> AdapterSettings:
-        return AdapterSettings(**self.model_dump())
+        return AdapterSettings(**self.model_dump(exclude={"bits"}))
 
 
 class TrainingRecipe(_Section):
@@ -360,10 +364,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _located(name: str, recipe: Path) -> Path:
-    for folder in (Path(), *recipe.resolve().parents):
+    for folder in (Path(), *recipe.resolve().parents, PACKAGE):
         if (folder / name).exists():
             return folder / name
-    raise ConfigError(f"{recipe}: '{name}' exists neither in {Path.cwd()} nor in a folder above the recipe.")
+    raise ConfigError(f"{recipe}: '{name}' exists neither in {Path.cwd()}, nor in a folder above the recipe, nor in the package.")
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

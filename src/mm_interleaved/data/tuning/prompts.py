@@ -14,6 +14,7 @@ import numpy as np
 from mm_interleaved.data.sources.example import Example, Record, Skip, interleave
 from mm_interleaved.data.sources.records import list_of, text_of
 from mm_interleaved.data.sources.source import Note, Source
+from mm_interleaved.data.tuning.nearest import neighbours
 from mm_interleaved.document import Document, Image, Segment
 from mm_interleaved.errors import ConfigError
 
@@ -76,7 +77,9 @@ class Prompted(Source):
     between: str = " "
     """What stands between prompt and answer; nothing for the published tokenizer, which puts a space there itself."""
     shots: int = 0
-    """Solved examples of the same file that stand before the prompt, drawn at random."""
+    """Solved examples of the same file that stand before the prompt."""
+    nearest: str | None = None
+    """File of `mmi data embed`: the examples with the most similar pictures are taken, the most similar last; None draws at random."""
     closed: bool = True
     """Whether the end after the answer is trained; not for captions, as published."""
 
@@ -86,6 +89,8 @@ class Prompted(Source):
             object.__setattr__(self, "template", IMAGE + self.template)  # as the publication's collators do
         if self.shots < 0:
             raise ConfigError(f"source '{self.name}': shots is {self.shots}; expected 0 or more.")
+        if self.nearest is not None and not self.shots:
+            raise ConfigError(f"source '{self.name}': nearest chooses solved examples, but shots is 0; set shots.")
 
     def asked(self, record: Record, random: np.random.Generator) -> tuple[list[Segment], str]:
         """Prompt and answer of one record.
@@ -109,11 +114,11 @@ class Prompted(Source):
         if not self.shots:
             return []
         pool: Sequence[Record] = record.fields["pool"]
-        shown: list[Segment | str] = []
-        found = 0
-        for place in random.permutation(len(pool)):
+        order = random.permutation(len(pool)) if self.nearest is None else neighbours(self.nearest).order(record, pool)
+        shown: list[list[Segment | str]] = []
+        for place in order:
             other = pool[place]
-            if found == self.shots:
+            if len(shown) == self.shots:
                 break
             if other.place == record.place or other.problem is not None:
                 continue
@@ -122,11 +127,10 @@ class Prompted(Source):
             except Skip as skip:
                 note(skip)
                 continue
-            shown += [*prompt, f"{self.between}{answer.strip()}\n"]
-            found += 1
-        if found < self.shots:
-            raise Skip("left out by rule", f"{found} of {self.shots} solved examples could be found")
-        return shown
+            shown.append([*prompt, f"{self.between}{answer.strip()}\n"])
+        if len(shown) < self.shots:
+            raise Skip("left out by rule", f"{len(shown)} of {self.shots} solved examples could be found")
+        return [part for example in (shown if self.nearest is None else reversed(shown)) for part in example]
 
     def pooled(self, records: Sequence[Record]) -> list[Record]:
         """The records of a file, each of which knows the others where solved examples are wanted."""
