@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from mm_interleaved.checkpoint.adapters import AdapterSettings, insert_adapter, load_adapter
 from mm_interleaved.checkpoint.native import load_model
 from mm_interleaved.errors import CheckpointError, ConfigError
-from mm_interleaved.testing import tiny_model, tiny_processor
+from mm_interleaved.model.configuration import MMInterleavedConfig
+from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.testing import tiny_config, tiny_model, tiny_processor
 from mm_interleaved.training.assembly import make_model
 from mm_interleaved.training.loop import train
 from mm_interleaved.training.report import StepDone
@@ -88,3 +90,31 @@ def test_generate_adds_an_adapter_to_its_model(recipe, tmp_path):
     assert torch.allclose(logits(changed.network), logits(load(final).network), atol=1e-5)
     assert not torch.allclose(logits(changed.network), logits(load(base).network), atol=1e-5)
     assert changed.model_hash.startswith(load(base).model_hash + "+")
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_a_change_learnt_beside_weights_in_few_bits_goes_on_exactly_and_is_merged_into_the_whole_weights(recipe, tmp_path, bits):
+    from mm_interleaved.generation.load import Model, load
+
+    pytest.importorskip("bitsandbytes")
+    values = tiny_config().to_dict()
+    values["text_config"] |= {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}  # 4 bits are packed in blocks of 64
+    torch.manual_seed(0)
+    base = Model(MMInterleavedForConditionalGeneration(MMInterleavedConfig(**values)), tiny_processor()).save(tmp_path / "base")
+    changes = {"model": str(base), "trainable": NEW_PARTS, "adapter": {"rank": 2, "bits": bits}}
+    whole, parts = recipe("whole", **changes), recipe("parts", **changes)
+    final = train(whole).final
+    steps = []
+    train(parts, on_event=steps.append, should_stop=lambda: len([event for event in steps if isinstance(event, StepDone)]) == 3)
+    saved = load_file(next((Path(parts.output) / "checkpoints").glob("step-*")) / "model.safetensors")
+    assert not any(".base_layer." in name for name in saved)
+    train(parts)
+    assert (Path(parts.output) / "losses.csv").read_bytes() == (Path(whole.output) / "losses.csv").read_bytes()
+    changed = load(base, adapter=Path(whole.output) / "final-adapter")
+    assert torch.allclose(logits(changed.network), logits(load(final).network), atol=1e-5)
+    assert not torch.allclose(logits(changed.network), logits(load(base).network), atol=1e-5)
+
+
+def test_few_bits_need_trained_weights(recipe):
+    with pytest.raises(ConfigError, match="few bits need trained weights"):
+        make_model(recipe(adapter={"bits": "int4"}))

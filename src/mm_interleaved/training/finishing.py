@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mm_interleaved.checkpoint.adapters import save_adapter
-from mm_interleaved.checkpoint.native import save_model
+from mm_interleaved.checkpoint.adapters import load_adapter, save_adapter
+from mm_interleaved.checkpoint.native import load_model, save_model
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.assembly import HEADS_FILE
@@ -30,6 +30,14 @@ def whole_model(objective: Objective, names: nn.Module, ranks: Ranks) -> MMInter
         return None
     model = MMInterleavedForConditionalGeneration(objective.model.config)
     load_weights(model, values, where="the processes")
+    return model
+
+
+def merged_from_disk(folder: Path, adapter: Path) -> MMInterleavedForConditionalGeneration:
+    """The model of a folder with an adapter merged into its whole weights, not into those in few bits that it was learnt beside."""
+    model = load_model(folder, dtype=torch.float32)
+    load_adapter(model, adapter)
+    assert isinstance(model, MMInterleavedForConditionalGeneration)
     return model
 
 

@@ -32,7 +32,7 @@ from mm_interleaved.training.assembly import FINAL, join_heads, make_corpus, mak
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
 from mm_interleaved.training.engines import checkpoint_parts, make_engine
 from mm_interleaved.training.feed import Feed, key
-from mm_interleaved.training.finishing import is_current, whole_model, write_adapter, write_final
+from mm_interleaved.training.finishing import is_current, merged_from_disk, whole_model, write_adapter, write_final
 from mm_interleaved.training.objectives import make_objective
 from mm_interleaved.training.optim import (
     WeightAverage,
@@ -131,7 +131,10 @@ class _Run:
             self.processor = run_processor(recipe, config, self.corpus.world, self.output / "processor", resumed=again)
         self.skips = Skips(_listing(self.output, self.ranks.rank, fresh=checkpoint is None) if recipe.data.sources else None)
         self.corpus.mixture = make_mixture(recipe, self.processor, config, self.skips)
-        model = make_model(recipe, self.processor) if checkpoint is None else _empty_model(checkpoint)
+        # Weights in few bits are read anew from their model; checkpoints hold what is trained beside them.
+        self.few_bits = recipe.adapter is not None and recipe.adapter.bits is not None
+        model = make_model(recipe, self.processor) if checkpoint is None or self.few_bits else _empty_model(checkpoint)
+        torch.manual_seed(key(self.settings.seed, "adapter"))  # also where the model was read and nothing drawn before
         self.adapter = None if recipe.adapter is None else insert_adapter(model, recipe.adapter.settings())
         choose_attention(model, self.device)
         self.objective: Objective = make_objective(recipe.objective, model, self.processor, self.corpus)
@@ -149,13 +152,13 @@ class _Run:
         self.objective.to(self.device)
         self.objective.mean_over_ranks = self.ranks.mean
         names = TrainedNames(self.objective)
-        trained = freeze(names, trained_patterns(recipe, heads=hasattr(self.objective, "heads")))
+        self.trained = trained = freeze(names, trained_patterns(recipe, heads=hasattr(self.objective, "heads")))
         sizes = {name: parameter.numel() for name, parameter in names.named_parameters()}
         self.watch: Watch | None = None
         self.step = 0
         if checkpoint is not None:
             self.step = checkpoint.step
-            load_weights(names, checkpoint.tensors("model"), where=str(checkpoint.folder))
+            load_weights(names, checkpoint.tensors("model"), where=str(checkpoint.folder), only=trained if self.few_bits else None)
             self._continue_sources(checkpoint)
         self.objective.train()
         self.engine.wrap(self.objective)
@@ -319,7 +322,8 @@ class _Run:
         standing = self.ranks.gather(sources) if self.recipe.data.sources else [{}]
         if not self.ranks.main and not self.engine.divides:
             return
-        tensors = {"model": self.names.state_dict(), "ema": self.average.values, "optimizer": optimizer_tensors(self.optimizer)}
+        weights = {name: value for name, value in self.names.state_dict().items() if not self.few_bits or name in self.trained}
+        tensors = {"model": weights, "ema": self.average.values, "optimizer": optimizer_tensors(self.optimizer)}
         if not self.ranks.main:
             self._write_together(tensors, None)
             return
@@ -384,9 +388,12 @@ class _Run:
             with self._autocast():
                 self.measures = self.objective.finish(self.corpus)
             if self.adapter is not None:
-                trained = [name for name, parameter in self.names.named_parameters() if parameter.requires_grad]
-                write_adapter(self.output / f"{FINAL}-adapter", self.recipe, model, trained)
-                self.adapter.merge_and_unload()
+                adapter = self.output / f"{FINAL}-adapter"
+                write_adapter(adapter, self.recipe, model, self.trained)
+                if self.few_bits:
+                    model = merged_from_disk(Path(self.recipe.model), adapter)
+                else:
+                    self.adapter.merge_and_unload()
             heads = self.objective.get_submodule("heads") if self.objective.keeps_heads else None
             write_final(final, self.recipe, model, self.processor, step=self.step, measures=self.measures, heads=heads)
         self.measures = json.loads((final / "training.json").read_text(encoding="utf-8"))["measures"]

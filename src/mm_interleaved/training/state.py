@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,13 +141,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         raise CheckpointError(f"optimizer.safetensors holds moments of {len(left)} unknown parameters, such as '{min(left)}'.")
 
 
-def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], *, where: str, only: Collection[str] | None = None) -> None:
     """Copies saved weights into a module of the same names and shapes.
+
+    Args:
+        only: the names that were saved; None: all.
 
     Raises:
         CheckpointError: a name is missing or surplus, or a shape differs.
     """
-    own = module.state_dict()
+    own = {name: value for name, value in module.state_dict().items() if only is None or name in only}
     check_keys(tensors, {name: tuple(value.shape) for name, value in own.items()}, where=where)
     with torch.no_grad():
         for name, value in own.items():
