@@ -146,7 +146,7 @@ def mid_model(*, published: bool = True, dtype: torch.dtype = torch.float32) -> 
                 if bool((parameter == 0).all()) and not name.startswith("image_decoder.vae"):
                     parameter.normal_(std=0.05)
     network.to(dtype).image_decoder.vae.float()
-    network.image_decoder.choose_attention("cpu")
+    network.image_decoder.choose_attention("cpu", backward=False)
     processor = MMInterleavedProcessor(
         train_tokenizer([WORDS], 280),
         image_side=config.image_side,

@@ -210,11 +210,13 @@ def test_ddpm_runs_with_integer_timesteps():
 def test_attention_forms_differ_by_rounding_only():
     decoder, given = build(), arguments()
     results = []
-    for device_type, expected in (("cpu", AttnProcessor), ("cuda", AttnProcessor2_0)):
-        decoder.choose_attention(device_type)
+    forms = {("cpu", True): AttnProcessor, ("cpu", False): AttnProcessor2_0, ("cuda", True): AttnProcessor2_0}
+    for (device_type, backward), expected in forms.items():
+        decoder.choose_attention(device_type, backward=backward)
         assert {type(processor) for processor in decoder.unet.attn_processors.values()} == {expected}
         results.append(decoder(**given))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other, rtol=1e-5, atol=1e-6)
 
 
 def test_checkpointed_blocks_give_the_same_gradients():

@@ -131,7 +131,7 @@ def load(
         device_map = device_map or offload_map(read_config(folder), device=str(device), wait_on=wait_on)
     network = load_model(folder, **options, device_map=device_map or {"": device})
     painter: Any = network.image_decoder
-    painter.choose_attention(painter.negative_tokens.device.type)
+    painter.choose_attention(painter.negative_tokens.device.type, backward=False)
     if vae_tiling:
         painter.vae.enable_tiling()
     try:

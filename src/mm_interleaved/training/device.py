@@ -43,7 +43,7 @@ def compute_in_float64(model: MMInterleavedForConditionalGeneration) -> None:
 
 def choose_attention(model: MMInterleavedForConditionalGeneration, device: torch.device) -> None:
     """Sets plain attention on a CPU: at these sizes two products and a softmax are faster than the fused kernel."""
-    model.image_decoder.choose_attention(device.type)
+    model.image_decoder.choose_attention(device.type, backward=True)
     if device.type == "cpu":
         for part in (model.language_model, model.visual_tokenizer.encoder):
             part.config._attn_implementation = "eager"

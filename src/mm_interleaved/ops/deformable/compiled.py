@@ -61,7 +61,7 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
     numeric = torch.promote_types(values.dtype, torch.float32)
     result = torch.empty(values.shape[0], points_xy.shape[1], *values.shape[2:], dtype=numeric)
     table = values.contiguous().view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric).contiguous()
-    arrays = (table.flatten().numpy(), *_arrays(sides, points_xy, weights, numeric), result.numpy())
+    arrays = (table.flatten().numpy(), *_arrays(sides, points_xy, weights.flatten(3), numeric), result.numpy())
     _share_out(_kernels().forward, arrays, pairs=result.shape[0] * result.shape[2], work=4 * weights.numel() * values.shape[3])
     return result.to(values.dtype)
 
