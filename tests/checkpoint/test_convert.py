@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import subprocess
@@ -264,16 +263,48 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(released: P
     _refused(released, "disk is full", error=StorageError)
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")], ids=["os", "torch"]
-)
-def test_a_disk_that_becomes_full_leaves_nothing(released: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def full(file: Path, tensors: dict[str, Tensor]) -> None:
-        file.write_bytes(b"half")
-        raise error
+FULL = Path("/dev/full")
+"""A device that takes no byte: the system's own answer of a full disk."""
 
-    monkeypatch.setattr(converting, "write_shard", full)
-    _refused(released, "disk is full", error=StorageError)
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+
+
+def _on_a_full_disk(file: Path, tensors: dict[str, Tensor]) -> None:
+    file.symlink_to(FULL)
+    write_shard(file, tensors)
+
+
+@needs_full
+def test_a_disk_that_becomes_full_leaves_nothing_and_names_file_and_key(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converting, "write_shard", _on_a_full_disk)
+    _refused(
+        released,
+        "native: model-00001-of-00002.safetensors cannot be written at '",
+        "the disk is full",
+        "Nothing was left",
+        error=StorageError,
+    )
+
+
+@needs_full
+def test_the_way_back_onto_a_full_disk_leaves_nothing_and_names_file_and_key(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converting, "write_shard", _on_a_full_disk)
+    with pytest.raises(StorageError, match=f"back: {FILES[0]} cannot be written at '.+'.*the disk is full.*Nothing was left"):
+        convert_back(native, tmp_path / "back")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tensor_at_which_the_disk_became_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(values: dict[str, Tensor], file: Path) -> None:
+        file.write_bytes(bytes(250_000))
+        raise RuntimeError("file write failed")  # torch's words, from which alone a full disk can be told
+
+    monkeypatch.setattr(torch, "save", half)
+    tensors = {name: torch.zeros(50_000) for name in ("first", "second", "third")}
+    with pytest.raises(StorageError, match=r"model\.bin cannot be written at 'second'"):
+        write_shard(tmp_path / "model.bin", tensors)
 
 
 def test_an_existing_folder_is_not_overwritten(released: Path, tmp_path: Path) -> None:

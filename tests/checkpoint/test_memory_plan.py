@@ -150,6 +150,65 @@ def test_the_plan_agrees_with_the_memory_of_a_process_that_loads_the_model(
         assert peak < (1 + TOLERANCE) * planned
 
 
+MEASURE_SHARE = """
+import ctypes, gc, sys
+import torch
+from pathlib import Path
+from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from mm_interleaved.checkpoint.convert import empty_model
+from mm_interleaved.checkpoint.memory_plan import plan_of
+from mm_interleaved.checkpoint.native import read_config
+torch.set_num_threads(1)
+init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+
+def anonymous():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) * 1024
+
+def share(folder):
+    model = empty_model(read_config(folder))
+    for layer in model.language_model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            (tensor.to_local() if isinstance(tensor, DTensor) else tensor).fill_(0)
+    return model
+
+small = share(Path(sys.argv[2]))  # libraries, threads and buffers
+before = anonymous()
+large = share(Path(sys.argv[1]))
+plan = plan_of(empty_model(read_config(Path(sys.argv[1]))), devices=2)
+print("measured", plan.sharded("fp32") - 2 * plan.largest_unit["fp32"], anonymous() - before, flush=True)
+destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+def test_the_plan_agrees_with_the_share_of_each_of_two_processes(
+    folders: tuple[Path, Path], record_testsuite_property: Callable[[str, object], None], tmp_path: Path
+) -> None:
+    script = tmp_path / "measure.py"
+    script.write_text(MEASURE_SHARE, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), *map(str, folders)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+    lines = [[int(number) for number in line.split()[1:]] for line in run.stdout.splitlines() if line.startswith("measured")]
+    assert len(lines) == 2
+    for planned, held in lines:
+        record_testsuite_property("fsdp", f"planned {planned / 2**20:.1f} MiB, held {held / 2**20:.1f}")
+        assert held == pytest.approx(planned, rel=TOLERANCE)
+
+
 def test_trained_bytes_agree_with_a_training_step() -> None:
     model = tiny_model()
     names = freeze(model, [pattern for pattern in TRAINED if "control_head" not in pattern])

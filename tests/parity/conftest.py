@@ -6,6 +6,9 @@ code and not from the set, such as the sides that its UNet is configured for, st
 
 `MMI_PARITY_REPORT=FILE` writes the worst error of every case as a Markdown table.
 
+Each case is one test, which runs every check of its kind; tests beside them hold what belongs to no case. What a case was recorded
+with decides which checks it gets (`check_files` refuses one that has nothing to compare); none is ever skipped.
+
 Tolerances, of max|a - b| / max|b| of a tensor: both sides are float32 and add in another order. The published code itself is up to
 9e-6 away from its own float64 result, ours was at most 3e-6 away from it; `TOLERANCE` leaves room for other machines and sizes, and a
 wrong weight, norm, mask or level gives more than 1e-3. Gradients pass the whole depth twice and add over all positions.
@@ -40,6 +43,16 @@ GRADIENT_TOLERANCE = 1e-3
 
 Kind = Literal["values", "gradients"]
 
+COMPARED: dict[str, tuple[str, ...]] = {
+    "mmfs_op": ("out.output",),
+    "visual_tokenizer": ("out.vis_embed",),
+    "llama_mmfs": ("out.logits", "out.prefill_logits"),
+    "sd_unet_mmfs": ("out.sample", "out.decoded"),
+    "whole_model": ("out.loss",),
+    "generate": ("out.text_ids", "out.latents"),
+}
+"""Kinds of cases, and the results of which each case has one; the checks of a case are chosen by them."""
+
 _worst: dict[str, dict[Kind, float]] = defaultdict(dict)
 _current: list[str] = []
 
@@ -72,6 +85,15 @@ def tensors(path: Path) -> dict[str, Tensor]:
 def record(path: Path) -> dict[str, Any]:
     """Reads the JSON beside the tensors of one case: configuration, notes, tolerances."""
     return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def check_files(path: Path) -> None:
+    """Holds the two files of a case to each other, and asks for a result that its kind can be compared by."""
+    case = tensors(path)
+    assert record(path)["tensors"] == {
+        name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in case.items()
+    }
+    assert set(COMPARED[path.parent.name]) & set(case)
 
 
 def numbered(values: dict[str, Tensor], prefix: str) -> list[Tensor]:

@@ -13,21 +13,23 @@ from mm_interleaved.checkpoint.published import config_from_published, load_publ
 from mm_interleaved.generation.published import DenoisingStep, generate_images, generate_texts
 from mm_interleaved.generation.published_options import PublishedImageOptions, PublishedTextOptions
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from tests.parity.conftest import TOLERANCE, case_name, cases, padded, published_record, published_weights, record, relative_error, tensors
+from tests.parity.conftest import (
+    TOLERANCE,
+    case_name,
+    cases,
+    check_files,
+    padded,
+    published_record,
+    published_weights,
+    record,
+    relative_error,
+    tensors,
+)
+from tests.parity.image_decoder import check_sampling_steps
 
 pytestmark = pytest.mark.parity
 
 CASES = cases("generate")
-
-
-def _holding(key: str) -> list[Path]:
-    found = [path for path in CASES if key in tensors(path)]
-    assert found, f"no recorded case of generation holds '{key}'"
-    return found
-
-
-TEXTS = _holding("out.text_ids")
-PICTURES = _holding("out.latents")
 
 
 @cache
@@ -69,25 +71,35 @@ def _rows(case: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return case["in.text_ids"], case["in.attention_mask"], case["in.image_tensors_u8"].float() / 255
 
 
-def test_every_recorded_case_is_words_or_pictures() -> None:
-    assert set(CASES) == set(TEXTS) | set(PICTURES)
-    assert not set(TEXTS) & set(PICTURES)
-
-
-def test_greedy_search_and_beam_search_are_recorded() -> None:
-    beams = [PublishedTextOptions.read(record(path)["generate_kwargs"]).beams for path in TEXTS]
+def test_greedy_search_beam_search_and_pictures_are_recorded() -> None:
+    written = [path for path in CASES if "out.text_ids" in tensors(path)]
+    beams = [PublishedTextOptions.read(record(path)["generate_kwargs"]).beams for path in written]
     assert 1 in beams
     assert max(beams) > 1
+    assert len(written) < len(CASES)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=case_name)
-def test_the_written_tokens_are_the_published_ones(path: Path) -> None:
+@pytest.mark.parametrize("path", CASES, ids=case_name)
+def test_case(path: Path) -> None:
+    check_files(path)
+    case = tensors(path)
+    if "out.text_ids" in case:
+        _the_written_tokens_are_the_published_ones(path)
+        if "out.step_logits" in case:
+            _the_scores_of_every_step_equal_the_published_ones(path)
+    else:
+        check_sampling_steps(case)
+        _pictures_are_painted_from_what_the_published_ones_are_painted_from(path)
+        _every_denoising_step_equals_the_published_one(path)
+        _the_painted_pictures_equal_the_published_ones(path)
+
+
+def _the_written_tokens_are_the_published_ones(path: Path) -> None:
     found, _ = _write(path)
     assert found.tolist() == tensors(path)["out.text_ids"].tolist()
 
 
-@pytest.mark.parametrize("path", _holding("out.step_logits"), ids=case_name)
-def test_the_scores_of_every_step_equal_the_published_ones(path: Path) -> None:
+def _the_scores_of_every_step_equal_the_published_ones(path: Path) -> None:
     # Published processors write into the logits that were recorded: forbidden stop tokens are -inf, repetitions are punished.
     expected = tensors(path)["out.step_logits"]
     _, scores = _write(path)
@@ -103,8 +115,7 @@ def _each(steps: Tensor, allowed: Tensor) -> list[Tensor]:
     return [step[mask] for step, mask in zip(steps, allowed, strict=True)]
 
 
-@pytest.mark.parametrize("path", PICTURES, ids=case_name)
-def test_pictures_are_painted_from_what_the_published_ones_are_painted_from(path: Path) -> None:
+def _pictures_are_painted_from_what_the_published_ones_are_painted_from(path: Path) -> None:
     case, (_, steps) = tensors(path), _paint(path)
     first = steps[0]
     if "mid.unet_context_first_call" in case:
@@ -116,8 +127,7 @@ def test_pictures_are_painted_from_what_the_published_ones_are_painted_from(path
         assert torch.equal(first.visible, case["mid.mmfs_mask_first_call"] > 0)
 
 
-@pytest.mark.parametrize("path", PICTURES, ids=case_name)
-def test_every_denoising_step_equals_the_published_one(path: Path) -> None:
+def _every_denoising_step_equals_the_published_one(path: Path) -> None:
     case, (_, steps) = tensors(path), _paint(path)
     if "mid.timesteps" in case:
         assert [int(step.timestep) for step in steps] == case["mid.timesteps"].tolist()
@@ -128,8 +138,7 @@ def test_every_denoising_step_equals_the_published_one(path: Path) -> None:
             assert max(errors) < TOLERANCE, (name, errors)
 
 
-@pytest.mark.parametrize("path", PICTURES, ids=case_name)
-def test_the_painted_pictures_equal_the_published_ones(path: Path) -> None:
+def _the_painted_pictures_equal_the_published_ones(path: Path) -> None:
     case, (pictures, steps) = tensors(path), _paint(path)
     assert relative_error(steps[-1].latents, case["out.latents"]) < TOLERANCE
     assert relative_error(pictures, case["out.image"]) < TOLERANCE

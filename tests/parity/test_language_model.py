@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,23 @@ from transformers.cache_utils import DynamicCache
 
 from mm_interleaved.checkpoint.published import TABLE, config_from_published
 from mm_interleaved.model.language_model import MMFSInputs, MMFSLlamaModel, TextHead
-from tests.parity.conftest import TOLERANCE, case_name, cases, numbered, published_record, published_weights, relative_error, tensors
+from tests.parity.conftest import (
+    TOLERANCE,
+    case_name,
+    cases,
+    check_files,
+    numbered,
+    published_record,
+    published_weights,
+    relative_error,
+    tensors,
+)
 
 pytestmark = pytest.mark.parity
 
 
-@pytest.fixture(scope="module")
-def language() -> tuple[MMFSLlamaModel, TextHead]:
+@cache
+def _language() -> tuple[MMFSLlamaModel, TextHead]:
     config = config_from_published(published_record()["config"])
     model = MMFSLlamaModel(config.text_config, config.mmfs_part, feature_width=config.vision_config.hidden_size).eval()
     head = TextHead(config).eval()
@@ -27,12 +38,6 @@ def language() -> tuple[MMFSLlamaModel, TextHead]:
     for prefix, module in (("language_model.", model), ("text_head.", head)):
         module.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in renamed.items() if name.startswith(prefix)})
     return model, head
-
-
-def _holding(key: str) -> list[Path]:
-    found = [path for path in cases("llama_mmfs") if key in tensors(path)]
-    assert found, f"no recorded case of the language model holds '{key}'"
-    return found
 
 
 def _inputs(model: MMFSLlamaModel, case: dict[str, Tensor]) -> MMFSInputs:
@@ -48,13 +53,28 @@ def _real(found: Tensor, expected: Tensor, mask: Tensor) -> float:
     return relative_error(found[mask > 0], expected[mask > 0])
 
 
+def test_packed_documents_and_cached_decoding_are_recorded() -> None:
+    begin = published_record()["config"]["model"]["special_token_dict"]["bos_token_id"]
+    recorded = [tensors(path) for path in cases("llama_mmfs")]
+    assert any((case["in.text_ids"] == begin).sum(1).max() > 1 for case in recorded if "out.logits" in case)
+    assert any("out.prefill_logits" in case for case in recorded)
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("path", _holding("out.logits"), ids=case_name)
-def test_hidden_states_and_logits_equal_the_published_ones(language: tuple[MMFSLlamaModel, TextHead], path: Path, attention: str) -> None:
-    model, head = language
-    model.set_attn_implementation(attention)
+@pytest.mark.parametrize("path", cases("llama_mmfs"), ids=case_name)
+def test_case(path: Path) -> None:
+    check_files(path)
     case = tensors(path)
+    for attention in ("eager", "sdpa"):
+        _language()[0].set_attn_implementation(attention)
+        if "out.logits" in case:
+            _hidden_states_and_logits_equal_the_published_ones(case)
+        if "out.prefill_logits" in case:
+            _left_padded_cached_decoding_equals_the_published_one(case)
+
+
+def _hidden_states_and_logits_equal_the_published_ones(case: dict[str, Tensor]) -> None:
+    model, head = _language()
     embeds, mask = case["in.inputs_embeds"], case["in.attention_mask"]
     found = model(inputs_embeds=embeds, attention_mask=mask, mmfs=_inputs(model, case), output_hidden_states=True, use_cache=False)
 
@@ -67,16 +87,8 @@ def test_hidden_states_and_logits_equal_the_published_ones(language: tuple[MMFSL
     assert _real(head(blind), case["out.logits_no_images"], mask) < TOLERANCE
 
 
-def test_a_case_with_packed_documents_is_recorded() -> None:
-    begin = published_record()["config"]["model"]["special_token_dict"]["bos_token_id"]
-    assert any((tensors(path)["in.text_ids"] == begin).sum(1).max() > 1 for path in _holding("out.logits"))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("path", _holding("out.prefill_logits"), ids=case_name)
-def test_left_padded_cached_decoding_equals_the_published_one(language: tuple[MMFSLlamaModel, TextHead], path: Path) -> None:
-    model, head = language
-    case = tensors(path)
+def _left_padded_cached_decoding_equals_the_published_one(case: dict[str, Tensor]) -> None:
+    model, head = _language()
     mask, mmfs = case["in.attention_mask"], _inputs(model, case)
     cache = DynamicCache(config=model.config)
     hidden = model(

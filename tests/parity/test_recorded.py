@@ -1,41 +1,30 @@
-"""Every file of the recorded set is a case that some test holds; what is missing, unknown or half there fails."""
+"""The recorded set holds every kind of case and no other, and each of its cases is one test."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 
-from tests.parity.conftest import FIXTURES, case_name, cases, record, tensors
+from tests.parity.conftest import COMPARED, FIXTURES, cases, published_record, published_weights
 
 pytestmark = pytest.mark.parity
 
 WEIGHTS = "model"
 """Folder of the weights that cases without their own share."""
 
-COMPARED: dict[str, tuple[str, ...]] = {
-    "mmfs_op": ("out.output",),
-    "visual_tokenizer": ("out.vis_embed",),
-    "llama_mmfs": ("out.logits", "out.prefill_logits"),
-    "sd_unet_mmfs": ("out.sample", "out.decoded"),
-    "whole_model": ("out.loss",),
-    "generate": ("out.text_ids", "out.latents"),
-}
-"""Kinds of cases, and the results of which each case has one; the tests choose their cases by them."""
-
-CASES = [path for kind in COMPARED for path in cases(kind)]
-
 
 def test_the_set_holds_these_kinds_and_no_others() -> None:
     assert {path.name for path in FIXTURES.iterdir() if path.is_dir()} == {WEIGHTS, *COMPARED}
 
 
-@pytest.mark.parametrize("path", [*CASES, *cases(WEIGHTS)], ids=case_name)
-def test_a_case_has_both_its_files_and_they_agree(path: Path) -> None:
-    shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors(path).items()}
-    assert shapes == record(path)["tensors"]
+def test_the_shared_weights_are_the_recorded_ones() -> None:
+    found = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in published_weights().items()}
+    assert found == published_record()["tensors"]
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_a_case_is_of_a_form_that_is_compared(path: Path) -> None:
-    assert set(COMPARED[path.parent.name]) & set(tensors(path))
+@pytest.mark.parametrize("kind", COMPARED)
+def test_every_case_of_the_folder_is_exactly_one_test(kind: str) -> None:
+    module = {"mmfs_op": "mmfs_op", "llama_mmfs": "language_model", "sd_unet_mmfs": "image_decoder"}.get(kind, kind)
+    marks = [mark for mark in import_module(f"tests.parity.test_{module}").test_case.pytestmark if mark.name == "parametrize"]
+    assert [mark.args for mark in marks] == [("path", cases(kind))]

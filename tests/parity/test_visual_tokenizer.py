@@ -18,6 +18,7 @@ from tests.parity.conftest import (
     TOLERANCE,
     case_name,
     cases,
+    check_files,
     numbered,
     published_record,
     published_weights,
@@ -29,7 +30,6 @@ from tests.parity.conftest import (
 pytestmark = pytest.mark.parity
 
 PREFIX = "visual_tokenizer."
-CASES = cases("visual_tokenizer")
 
 
 def _weights_and_settings(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], int]:
@@ -71,9 +71,19 @@ def _tokenizer(path: Path) -> VisualTokenizer:
     return tokenizer
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_tokens_and_maps_equal_the_published_ones(path: Path) -> None:
+@pytest.mark.parametrize("path", cases("visual_tokenizer"), ids=case_name)
+def test_case(path: Path) -> None:
+    check_files(path)
     case, tokenizer = tensors(path), _tokenizer(path)
+    weights, *_ = _weights_and_settings(path)
+    _every_rule_is_used_and_exactly_one_fits_a_key(weights)
+    _renaming_there_and_back_gives_the_same_bytes(tokenizer, weights)
+    _transformer_output_equals_the_published_one(tokenizer, case)
+    _tokens_and_maps_equal_the_published_ones(tokenizer, case)
+    _fixed_tables_equal_the_published_ones_without_loading(tokenizer, weights)  # last: it resets the tokenizer
+
+
+def _tokens_and_maps_equal_the_published_ones(tokenizer: VisualTokenizer, case: dict[str, Tensor]) -> None:
     with torch.no_grad():
         features = tokenizer(case["in.image_u8"].float() / 255)
     assert relative_error(features.tokens, case["out.vis_embed"]) <= TOLERANCE
@@ -83,9 +93,7 @@ def test_tokens_and_maps_equal_the_published_ones(path: Path) -> None:
         assert relative_error(found, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_transformer_output_equals_the_published_one(path: Path) -> None:
-    case, tokenizer = tensors(path), _tokenizer(path)
+def _transformer_output_equals_the_published_one(tokenizer: VisualTokenizer, case: dict[str, Tensor]) -> None:
     with torch.no_grad():
         hidden = tokenizer.encoder((case["in.image_u8"].float() / 255 - tokenizer.clip_mean) / tokenizer.clip_std).last_hidden_state
     places = resize_table(tokenizer.position_table[1:], tokenizer.grid).flatten(0, 1)
@@ -94,10 +102,7 @@ def test_transformer_output_equals_the_published_one(path: Path) -> None:
         assert relative_error(hidden, case["mid.encoder_last_hidden_state"]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_fixed_tables_equal_the_published_ones_without_loading(path: Path) -> None:
-    weights, *_ = _weights_and_settings(path)
-    tokenizer = _tokenizer(path)
+def _fixed_tables_equal_the_published_ones_without_loading(tokenizer: VisualTokenizer, weights: dict[str, Tensor]) -> None:
     tokenizer.position_table.zero_()
     tokenizer.reset_parameters()
     # Sines of another library may differ in the last bit of a number up to 1.
@@ -106,18 +111,14 @@ def test_fixed_tables_equal_the_published_ones_without_loading(path: Path) -> No
     assert torch.equal(tokenizer.clip_std, weights[PREFIX + "clip_std"])
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_renaming_there_and_back_gives_the_same_bytes(path: Path) -> None:
-    weights, *_ = _weights_and_settings(path)
-    ours = {PREFIX + name: value for name, value in _tokenizer(path).state_dict().items()}
+def _renaming_there_and_back_gives_the_same_bytes(tokenizer: VisualTokenizer, weights: dict[str, Tensor]) -> None:
+    ours = {PREFIX + name: value for name, value in tokenizer.state_dict().items()}
     back = NameTable(RULES).rename(ours, {name: tuple(value.shape) for name, value in weights.items()}, direction="to_published")
     for name, value in weights.items():
         assert torch.equal(back[name], value) and back[name].dtype == value.dtype, name
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_every_rule_is_used_and_exactly_one_fits_a_key(path: Path) -> None:
-    weights, *_ = _weights_and_settings(path)
+def _every_rule_is_used_and_exactly_one_fits_a_key(weights: dict[str, Tensor]) -> None:
     table = NameTable(RULES)
     for rule in table.rules:
         assert any(rule.forward.fullmatch(name) for name in weights), f"no published key for {rule.published}"

@@ -17,12 +17,14 @@ from tests.parity.conftest import (
     TOLERANCE,
     case_name,
     cases,
+    check_files,
     published_record,
     published_weights,
     record,
     relative_error,
     tensors,
 )
+from tests.parity.image_decoder import check_training_forward
 
 pytestmark = pytest.mark.parity
 
@@ -107,7 +109,16 @@ def test_a_packed_case_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_what_images_and_words_may_see_equals_the_published_masks(path: Path) -> None:
+def test_case(path: Path) -> None:
+    check_files(path)
+    _what_images_and_words_may_see_equals_the_published_masks(path)
+    check_training_forward(tensors(path))
+    _losses_and_logits_equal_the_published_ones(path)
+    _recorded_gradients_equal_ours(path)
+    _gradient_norms_of_all_parameters_equal_the_published_ones(path)
+
+
+def _what_images_and_words_may_see_equals_the_published_masks(path: Path) -> None:
     case = tensors(path)
     batch = _batch(case)
     if "mid.cross_attention_mask" in case:
@@ -121,8 +132,7 @@ def test_what_images_and_words_may_see_equals_the_published_masks(path: Path) ->
     assert torch.equal(length, case["mid.context_attention_mask"].sum(1))
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_losses_and_logits_equal_the_published_ones(path: Path) -> None:
+def _losses_and_logits_equal_the_published_ones(path: Path) -> None:
     case = tensors(path)
     output, _ = _run(path)
     real = case["in.attention_mask"] > 0
@@ -134,8 +144,7 @@ def test_losses_and_logits_equal_the_published_ones(path: Path) -> None:
     assert relative_error(output.loss, case["out.loss"]) < TOLERANCE
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_recorded_gradients_equal_ours(path: Path) -> None:
+def _recorded_gradients_equal_ours(path: Path) -> None:
     _, gradients = _run(path)
     recorded = {name.removeprefix("grad."): tensor for name, tensor in tensors(path).items() if name.startswith("grad.")}
     assert recorded
@@ -148,8 +157,7 @@ def test_recorded_gradients_equal_ours(path: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("path", CASES, ids=case_name)
-def test_gradient_norms_of_all_parameters_equal_the_published_ones(path: Path) -> None:
+def _gradient_norms_of_all_parameters_equal_the_published_ones(path: Path) -> None:
     _, gradients = _run(path)
     recorded: dict[str, float] = record(path)["param_grad_norms"]
     largest = max(recorded.values())

@@ -6,6 +6,7 @@ larger than the memory can be renamed and cut into other shards.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
@@ -15,13 +16,14 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mm_interleaved.errors import CheckpointError
+from mm_interleaved.errors import CheckpointError, StorageError
 
 INDEX_SUFFIX = ".index.json"
 
@@ -43,6 +45,9 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _LARGEST_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
+
+_WORDS_OF_A_FULL_DISK = ("No space left", "file write failed", "iostream error", "unexpected pos")
+"""The last three are torch's: a write that took fewer bytes than it was given, the stream's failure, and the end of file after it."""
 
 _SHARD_NAME = re.compile(r"(.+)-(\d+)-of-(\d+)\.(?:bin|safetensors)")
 
@@ -205,14 +210,32 @@ def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one file, safetensors or pickle by its suffix; keys keep their order, and only one tensor is in memory at a time.
 
     Raises:
-        OSError: it cannot be written.
+        StorageError: the disk became full; the tensor that did not fit is named.
+        OSError: it cannot be written for another reason.
         CheckpointError: a tensor has a number type that safetensors lacks.
     """
-    if file.suffix == ".safetensors":
-        _write_safetensors(file, tensors)
-    else:
-        # Each mapped tensor is a storage of its own, so that exactly its bytes are written.
-        torch.save(dict(tensors), file)
+    try:
+        if file.suffix == ".safetensors":
+            _write_safetensors(file, tensors)
+        else:
+            # Each mapped tensor is a storage of its own, so that exactly its bytes are written.
+            torch.save(dict(tensors), file)
+    except (OSError, RuntimeError) as error:
+        if not is_disk_full(error):
+            raise
+        key = _key_at(file.stat().st_size if file.exists() else 0, tensors)
+        raise StorageError(f"{file.name} cannot be written at '{key}' ({error}): the disk is full; free space.") from error
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether writing failed for want of space; torch's own writer says so in words alone."""
+    return getattr(error, "errno", None) == errno.ENOSPC or any(words in str(error) for words in _WORDS_OF_A_FULL_DISK)
+
+
+def _key_at(written: int, tensors: Mapping[str, Tensor]) -> str:
+    """The tensor that is being written when so many bytes of a file stand."""
+    ends = accumulate(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
+    return next((key for key, end in zip(tensors, ends, strict=True) if end > written), list(tensors)[-1])
 
 
 def _write_safetensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

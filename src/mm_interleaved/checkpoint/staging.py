@@ -6,7 +6,6 @@ the next one goes on behind the last finished file if it would write the same; a
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mm_interleaved.checkpoint.native import sync
-from mm_interleaved.checkpoint.shards import sha256_of
+from mm_interleaved.checkpoint.shards import is_disk_full, sha256_of
 from mm_interleaved.errors import CheckpointError, DownloadError, StorageError
 
 CHECKSUMS_FILE = "SHA256SUMS"
@@ -107,12 +106,14 @@ def staged(folder: Path, plan: Mapping[str, Any], *, size: int) -> Iterator[Stag
                 sync(folder.parent)
             except DownloadError:
                 raise  # the next run goes on
-            except Exception:
+            except Exception as error:
                 # What failed would fail again, and a half of a large model fills the disk. A killed run comes by another way.
                 shutil.rmtree(partial, ignore_errors=True)
+                if isinstance(error, StorageError):
+                    raise StorageError(f"{folder}: {error} Nothing was left behind.") from error
                 raise
     except (OSError, RuntimeError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "file write failed" in str(error)
+        full = is_disk_full(error)
         if isinstance(error, RuntimeError) and not full:
             raise
         advice = "the disk is full; free space" if full else "check that the folder can be written"
@@ -163,9 +164,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < needed + _SPARE_BYTES:
-        raise StorageError(
-            f"{folder}: {needed / 2**30:.2f} GiB would be written, but the disk is full: {free / 2**30:.2f} GiB are free; free space."
-        )
+        raise StorageError(f"{needed / 2**30:.2f} GiB would be written, but the disk is full: {free / 2**30:.2f} GiB are free; free space.")
 
 
 def _read_json(path: Path) -> Any:
