@@ -60,9 +60,9 @@ def test_results_have_rows_for_these_tasks_with_chance_blind_and_copy() -> None:
     for task in reading.SCORERS:
         for index in range(6):
             document = sample(task, WORLD, 2, index, 1)
-            outcome = {"text": document.segments[-1], "blind": ""}
+            outcome = {"made": {"text": document.segments[-1]}, "blind": {"text": ""}}
             records.append({"task": task, "index": index, "truth": document.truth, "outcome": outcome, "seconds": 0.0})
-    rows = [row for row in results(records, WORLD, 0) if row["main"]]
+    rows = [row for row in results(records, WORLD, 0) if row["metric"] == reading.MAIN[row["task"]]]
     assert {row["task"] for row in rows} == set(reading.SCORERS)
     for row in rows:
         assert row["score"] == 1.0 and row["blind"] < 1.0

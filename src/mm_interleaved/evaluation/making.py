@@ -1,18 +1,27 @@
-"""What the model makes of one playground sample, with and without its picture, as plain JSON: the part of a measurement that costs time."""
+"""What the model makes of playground samples, as plain JSON: the part of a measurement that costs time.
+
+One sample gives several *productions*: `made` from its prompt, `blind` from the prompt with grey pictures, `ablation` by the model with
+closed synchronizers, `copy` by repeating what the prompt holds, `ceiling` by the true continuation. A prompt that the model cannot
+take gives a production with a `reason`, which has nothing right.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from mm_interleaved.data.playground.judge import TemplateJudge
-from mm_interleaved.data.playground.tasks import Sample, Segment
+from mm_interleaved.data.playground.judges.scores import chances, scores
+from mm_interleaved.data.playground.tasks import Sample, Segment, larger
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.document import Document, Image, Pixels, Text
+from mm_interleaved.errors import MMInterleavedError
 from mm_interleaved.evaluation import reading
+from mm_interleaved.evaluation.ablation import closed_synchronizers
 from mm_interleaved.evaluation.scoring import ENDS
 from mm_interleaved.generation.events import Event, Failed, Finished, ImageDone, TextDelta
 from mm_interleaved.generation.load import Model
@@ -29,30 +38,69 @@ DRAW_TOKENS = 8
 STORY_TOKENS = 160
 """Most tokens of a story, each picture counted as one."""
 
+PART_TOKENS = 48
+"""Most tokens of each text of a larger task, with room for a tokenizer that never read it."""
+
+Production = dict[str, Any]
+"""JSON-able; what `results.score` reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
     """What came of one sample."""
 
-    outcome: dict[str, Any]
-    """JSON-able; what `results.score` reads."""
+    outcome: dict[str, Production | None]
+    """Productions by their kind."""
     pictures: tuple[Pixels, ...]
-    """The generated pictures, in reading order; not those of the blind run."""
+    """The generated pictures, in reading order; those of `made` alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One continuation: segments in order, and how it ended."""
+
+    segments: tuple[Segment, ...]
+    ended: bool = False
+    """Whether the model ended the document."""
+    reason: str | None = None
+    """Why it could not be made."""
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.segments if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Pixels, ...]:
+        return tuple(part for part in self.segments if not isinstance(part, str))
+
+    @property
+    def panels(self) -> list[str]:
+        """The words before each picture, and those after the last."""
+        texts = [""]
+        for part in self.segments:
+            if isinstance(part, str):
+                texts[-1] += part
+            else:
+                texts.append("")
+        return texts
 
 
 class Maker:
-    """Runs samples on a model and lets the judge look at the pictures."""
+    """Runs samples on a model and lets the judges look at the pictures."""
 
-    def __init__(self, model: Model, world: World, *, steps: int, guidance: float) -> None:
+    def __init__(self, model: Model, world: World, *, steps: int, guidance: float, ablate: bool = True) -> None:
         """
         Args:
             world: whose things and styles the judge may name.
             steps: denoising steps of a picture.
             guidance: scale of classifier-free guidance.
+            ablate: make every sample with closed synchronizers, too.
         """
         self.model = model
+        self.world = world
         self.steps = steps
         self.guidance = guidance
+        self.ablate = ablate
         self._pack = world.pack
         self._judge = TemplateJudge(world.pack, world.train_things, range(world.config.styles))
 
@@ -61,94 +109,115 @@ class Maker:
 
         Args:
             samples: all of the same task.
-            seeds: of the noise, one per sample; the blind runs have the same.
-
-        Raises:
-            LayoutError: a prompt does not fit into the model.
+            seeds: of the noise, one per sample; every production of a sample has the same.
         """
         prompts = [sample.segments[: sample.prompt] for sample in samples]
-        targets = [_pictures(sample.segments[sample.prompt :]) for sample in samples]
-        task = samples[0].task
-        if task in TEXT_LIMITS:
-            # An answer ends where the true one does: most after one sentence, an introduction after two or three.
-            ends = [sum(str(sample.segments[-1]).count(end) for end in ENDS) for sample in samples]
-            blind_prompts = [blinded(prompt) for prompt in prompts]
-            answers, blind = (self._answers(some, seeds, TEXT_LIMITS[task], ends) for some in (prompts, blind_prompts))
-            return [Made({"text": text, "blind": other}, ()) for text, other in zip(answers, blind, strict=True)]
-        if task == "story":
-            events = self._together(prompts, seeds, max_images=len(targets[0]), max_tokens=STORY_TOKENS)
-            return [self._story(told, panels) for told, panels in zip(events, targets, strict=True)]
-        drawn = self._draw(prompts, seeds)
-        made = [{"judged": self._see(picture), "ceiling": self._see(wanted[0])} for picture, wanted in zip(drawn, targets, strict=True)]
-        if task == "style":
-            for outcome, picture in zip(made, self._draw([blinded(prompt) for prompt in prompts], seeds), strict=True):
-                outcome["blind"] = self._see(picture)
-        return [Made(outcome, () if picture is None else (picture,)) for outcome, picture in zip(made, drawn, strict=True)]
+        told = {"made": self._continue(samples, prompts, seeds)}
+        seen = [place for place, prompt in enumerate(prompts) if any(not isinstance(part, str) for part in prompt)]
+        if seen:
+            some = [samples[place] for place in seen], [blinded(prompts[place]) for place in seen], [seeds[place] for place in seen]
+            blind = dict(zip(seen, self._continue(*some), strict=True))
+        else:
+            blind = {}
+        if self.ablate:
+            told["ablation"] = self._continue(samples, prompts, seeds, closed=True)
+        made = []
+        for place, sample in enumerate(samples):
+            outcome: dict[str, Production | None] = {kind: self._production(sample, each[place]) for kind, each in told.items()}
+            if place in blind:
+                outcome["blind"] = self._production(sample, blind[place])
+            if sample.task in larger.TASKS:
+                outcome |= self._judged_against(sample, None if place in blind else _neighbour(told["made"], place))
+            elif any(not isinstance(part, str) for part in sample.segments[sample.prompt :]):
+                outcome["ceiling"] = self._production(sample, Told(sample.segments[sample.prompt :], ended=True))
+            made.append(Made(outcome, told["made"][place].pictures))
+        return made
 
-    def _answers(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], limit: int, sentences: Sequence[int]) -> list[str]:
-        def ended(place: int, told: Sequence[Event]) -> bool:
-            return sum(_written(told).count(end) for end in ENDS) >= sentences[place]
-
-        found = self._together(prompts, seeds, enough=ended, max_images=0, max_tokens=limit)
-        return [_written(told) for told in found]
-
-    def _draw(self, prompts: Sequence[Sequence[Segment]], seeds: Sequence[int]) -> list[Pixels | None]:
-        def drawn(place: int, told: Sequence[Event]) -> bool:
-            return isinstance(told[-1], ImageDone)
-
-        found = self._together(prompts, seeds, enough=drawn, max_images=1, max_tokens=DRAW_TOKENS)
-        return [next((event.image.array() for event in events if isinstance(event, ImageDone)), None) for events in found]
-
-    def _together(
-        self,
-        prompts: Sequence[Sequence[Segment]],
-        seeds: Sequence[int],
-        *,
-        enough: Callable[[int, Sequence[Event]], bool] | None = None,
-        **options: Any,
-    ) -> list[list[Event]]:
-        """The events of each document, up to the one with which they are `enough`; a document that fails ends the measurement."""
-        scheduler = self.model.scheduler(places=len(prompts))
-        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-            scheduler.add(number, _document(prompt), seed=seed, steps=self.steps, guidance=self.guidance, **options)
-        events: dict[int, list[Event]] = {place: [] for place in range(len(prompts))}
-        for name, event in scheduler:
-            if isinstance(event, Failed):
-                raise event.error
-            place = cast(int, name)  # documents are called by their numbers above
-            events[place].append(event)
-            if enough is not None and enough(place, events[place]):
-                scheduler.remove(place)
-        return list(events.values())
-
-    def _story(self, events: Sequence[Event], targets: Sequence[Pixels]) -> Made:
-        texts, pictures, ended = [""], [], False
-        for event in events:
-            if isinstance(event, TextDelta):
-                texts[-1] += event.text
-            elif isinstance(event, ImageDone):
-                pictures.append(event.image.array())
-                texts.append("")
-            elif isinstance(event, Finished):
-                ended = event.reason == "end"
-        outcome = {
-            "texts": texts,
-            "ended": ended,
-            "panels": [self._see_halves(picture) for picture in pictures],
-            "ceiling": [self._see_halves(picture) for picture in targets],
+    def _judged_against(self, sample: Sample, neighbour: Told | None) -> dict[str, Production | None]:
+        """What can be said of a larger task without the model: the judges see pictures only here."""
+        wanted = sample.segments[sample.prompt :]
+        copied = _copied(sample.segments[: sample.prompt], wanted)
+        found: dict[str, Production | None] = {
+            "chance": {"scores": chances(self.world, sample)},
+            "ceiling": self._production(sample, Told(wanted, ended=True)),
+            "copy": None if copied is None else self._production(sample, copied),
         }
-        return Made(outcome, tuple(pictures))
+        # Where nothing is given but words, the blind baseline is what another sample's prompt gave.
+        return found if neighbour is None else {**found, "blind": self._production(sample, neighbour)}
 
-    def _see(self, picture: Pixels | None) -> list[str] | None:
-        if picture is None:
-            return None
+    def _continue(
+        self, samples: Sequence[Sample], prompts: Sequence[Sequence[Segment]], seeds: Sequence[int], *, closed: bool = False
+    ) -> list[Told]:
+        wanted = [sample.segments[sample.prompt :] for sample in samples]
+        ends = [_Ending(samples[place].task, parts) for place, parts in enumerate(wanted)]
+        scheduler = self.model.scheduler(places=len(prompts))
+        events: dict[int, list[Event]] = {place: [] for place in range(len(prompts))}
+        failed: dict[int, str] = {}
+        with closed_synchronizers(self.model.network) if closed else nullcontext():
+            for place, (prompt, seed, end) in enumerate(zip(prompts, seeds, ends, strict=True)):
+                try:
+                    options: dict[str, Any] = {"max_images": end.pictures, "max_tokens": end.tokens}
+                    scheduler.add(place, _document(prompt), seed=seed, steps=self.steps, guidance=self.guidance, **options)
+                except MMInterleavedError as error:
+                    failed[place] = str(error)
+            for name, event in scheduler:
+                place = cast(int, name)  # documents are called by their numbers above
+                if isinstance(event, Failed):
+                    if not isinstance(event.error, MMInterleavedError):
+                        raise event.error  # our own fault, which no score may hide
+                    failed[place] = str(event.error)
+                    continue
+                events[place].append(event)
+                if ends[place].reached(events[place]):
+                    scheduler.remove(place)
+        return [Told((), reason=failed[place]) if place in failed else _told(found) for place, found in events.items()]
+
+    def _production(self, sample: Sample, told: Told) -> Production:
+        """What is kept of a continuation, in the form of its task."""
+        reason = {} if told.reason is None else {"reason": told.reason}
+        if sample.task in larger.TASKS:
+            found = scores(self.world, sample, told.segments)
+            return {"scores": dict.fromkeys(found, 0.0) if reason else found, "texts": told.panels, **reason}
+        if sample.task in TEXT_LIMITS:
+            return {"text": told.text, **reason}
+        if sample.task == "story":
+            panels = [self._see_halves(picture) for picture in told.pictures]
+            return {"texts": told.panels, "ended": told.ended, "panels": panels, **reason}
+        return {"judged": self._see(told.pictures[0]) if told.pictures else None, **reason}
+
+    def _see(self, picture: Pixels) -> list[str]:
         thing, style = self._judge.best(picture)
         return [self._pack.things[thing].id, self._pack.styles[style].id]
 
-    def _see_halves(self, picture: Pixels) -> dict[str, list[str] | None]:
+    def _see_halves(self, picture: Pixels) -> dict[str, list[str]]:
         # The hero stands on the left of every panel, the second thing on the right; parts of a weak drawing cannot be taken for others.
         middle = picture.shape[1] // 2
         return {"left": self._see(picture[:, :middle].copy()), "right": self._see(picture[:, middle:].copy())}
+
+
+class _Ending:
+    """When a continuation is complete, and the most that it may take."""
+
+    def __init__(self, task: str, wanted: Sequence[Segment]) -> None:
+        texts = [part for part in wanted if isinstance(part, str)]
+        self.pictures = len(wanted) - len(texts)
+        self._story = task == "story"
+        # An answer ends where the true one does: most after one sentence, an introduction after two or three.
+        self._sentences = sum(text.count(end) for text in texts for end in ENDS)
+        if task in TEXT_LIMITS:
+            self.tokens = TEXT_LIMITS[task]
+        elif self._story:
+            self.tokens = STORY_TOKENS
+        else:
+            self.tokens = PART_TOKENS * len(texts) + self.pictures if texts else DRAW_TOKENS
+
+    def reached(self, told: Sequence[Event]) -> bool:
+        if self._story:
+            return False  # whether the model itself ends it is part of the task
+        if self.pictures:
+            return isinstance(told[-1], ImageDone) and sum(isinstance(event, ImageDone) for event in told) >= self.pictures
+        written = "".join(event.text for event in told if isinstance(event, TextDelta))
+        return self._sentences > 0 and sum(written.count(end) for end in ENDS) >= self._sentences
 
 
 def blinded(prompt: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -156,13 +225,30 @@ def blinded(prompt: Sequence[Segment]) -> tuple[Segment, ...]:
     return tuple(part if isinstance(part, str) else np.full_like(part, GREY) for part in prompt)
 
 
-def _written(told: Sequence[Event]) -> str:
-    return "".join(event.text for event in told if isinstance(event, TextDelta))
+def _copied(prompt: Sequence[Segment], wanted: Sequence[Segment]) -> Told | None:
+    """The last given picture and the last given text, wherever one is wanted; None where a picture is wanted and none was given."""
+    pictures = [part for part in prompt if not isinstance(part, str)]
+    texts = [part for part in prompt if isinstance(part, str)]
+    if not pictures and any(not isinstance(part, str) for part in wanted):
+        return None
+    return Told(tuple(texts[-1] if isinstance(part, str) else pictures[-1] for part in wanted), ended=True)
+
+
+def _neighbour(told: Sequence[Told], place: int) -> Told | None:
+    return None if len(told) < 2 else told[(place + 1) % len(told)]
+
+
+def _told(events: Sequence[Event]) -> Told:
+    segments: list[Segment] = []
+    for event in events:
+        if isinstance(event, TextDelta) and segments and isinstance(segments[-1], str):
+            segments[-1] += event.text
+        elif isinstance(event, TextDelta):
+            segments.append(event.text)
+        elif isinstance(event, ImageDone):
+            segments.append(event.image.array())
+    return Told(tuple(segments), ended=any(isinstance(event, Finished) and event.reason == "end" for event in events))
 
 
 def _document(prompt: Sequence[Segment]) -> Document:
     return Document(Text(part) if isinstance(part, str) else Image.from_array(part) for part in prompt)
-
-
-def _pictures(segments: Sequence[Segment]) -> list[np.ndarray]:
-    return [part for part in segments if not isinstance(part, str)]

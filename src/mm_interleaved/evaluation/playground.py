@@ -1,42 +1,97 @@
 """Measures a model on the playground: samples of every task that training never shows, one by one, resumable.
 
-OUT/samples.jsonl   one line per finished sample, after a first line with the settings; never rewritten
-OUT/pictures/       generated pictures of the first samples of each task, for the contact sheet
-OUT/results.json    figures and settings, when all samples are finished
-OUT/sheet.html      generated pictures beside their targets
+    OUT/samples*.jsonl   one line per finished sample, after a first line with the protocol; never rewritten
+    OUT/pictures/        generated pictures of the first samples of each task, for the pages
+    OUT/results.json     the figures, when all samples are finished; results.csv the same
+    OUT/protocol.json    everything that decides them, what they took, what could not be answered and why
+    OUT/report.html      the figures with their baselines, best and worst samples
+    OUT/sheet.html       generated pictures beside their targets
+
+Samples are made in groups, a group always whole and by one process with one thread; so neither a kill nor the number of processes
+changes a result.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from mm_interleaved.data.playground import pack
 from mm_interleaved.data.playground.pack import PACK_VERSION, Pack
 from mm_interleaved.data.playground.tasks import FIRST_TASKS, TASKS, Sample, sample
 from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.document import Image
-from mm_interleaved.errors import ConfigError, DataError, StorageError
-from mm_interleaved.evaluation.making import Maker
-from mm_interleaved.evaluation.results import MAIN, results
+from mm_interleaved.errors import ConfigError
+from mm_interleaved.evaluation.making import Made, Maker
+from mm_interleaved.evaluation.report import write_report
+from mm_interleaved.evaluation.results import FIELDS, MAIN, results
 from mm_interleaved.evaluation.sheet import SHOWN, write_sheet
+from mm_interleaved.evaluation.store import WHOLE, Part, Store
 from mm_interleaved.export.files import write_atomically
 from mm_interleaved.generation.load import Model
 from mm_interleaved.training.feed import VALIDATION_START, key
 
-SAMPLES, RESULTS, SHEET, PICTURES = "samples.jsonl", "results.json", "sheet.html", "pictures"
+RESULTS, TABLE, PROTOCOL, REPORT, SHEET, PICTURES = (
+    "results.json",
+    "results.csv",
+    "protocol.json",
+    "report.html",
+    "sheet.html",
+    "pictures",
+)
 
 GROUP = 8
 """Samples made side by side; an interrupted run makes at most so many again."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when outcomes or metrics change their meaning."""
+
+SUITES = ("playground", "demonstrations")
+"""`playground` is what the model was trained on; `demonstrations` is every row of the mission, whether it was trained or not."""
+
+ROWS: dict[str, str] = {
+    "caption": "–",
+    "question": "–",
+    "picture": "–",
+    "arithmetic": "1",
+    "logo": "2",
+    "handwriting": "3",
+    "robot": "4",
+    "blocks": "5",
+    "screens": "6",
+    "referring": "7",
+    "silhouette": "8",
+    "style": "9",
+    "style_named": "9, style named",
+    "two_roles": "10",
+    "surroundings": "11",
+    "joined_scene": "11b",
+    "context_style": "12",
+    "layout_map": "13",
+    "story": "14, short",
+    "tale": "14",
+    "process": "15",
+    "episode": "16",
+    "own_hero": "17",
+    "conversation": "18",
+}
+"""Task → which demonstration it measures; the first three are what the others rest on."""
+
+MATERIAL = Path(pack.__file__).parent
+"""Folder of the playground."""
 
 RECIPE = "recipe.yaml"
 """The recipe that training leaves beside the weights."""
@@ -89,6 +144,8 @@ def evaluate(
     seed: int = 0,
     steps: int = 20,
     guidance: float = 2.0,
+    ablate: bool = True,
+    part: Part = WHOLE,
     told: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Makes what is missing of `count` samples per task, then scores all of them.
@@ -99,26 +156,26 @@ def evaluate(
         seed: of the samples, the noise and the bootstrap.
         steps: denoising steps of a picture.
         guidance: scale of classifier-free guidance.
+        ablate: make every sample with closed synchronizers, too.
+        part: which share of the samples to make, and of how many; anything but the whole is not scored.
         told: called after every group with its task, how many of all are finished, and how many there are.
 
     Returns:
-        The content of results.json: `settings`, `results`, `seconds`.
+        `results` as in results.json and the content of protocol.json; nothing of them for a part.
 
     Raises:
-        ConfigError: an unknown task, one that is not measured yet, or the folder holds an evaluation with other settings.
+        ConfigError: an unknown task, or the folder holds an evaluation with other settings.
         StorageError: something cannot be written.
     """
     for task in tasks:
         if task not in TASKS:
             raise ConfigError(f"--tasks: no task is called {task!r}; there are {', '.join(TASKS)}.")
-        if task not in MAIN:
-            raise ConfigError(f"--tasks: task {task!r} has no measure here yet; measured are {', '.join(MAIN)}.")
     if count < 1:
         raise ConfigError(f"--n: expected at least one sample per task, got {count}.")
     world = World(Pack.load(), config)
-    settings = _settings(model, config, seed=seed, steps=steps, guidance=guidance)
-    store = _Store(out / SAMPLES, settings)
-    maker = Maker(model, world, steps=steps, guidance=guidance)
+    protocol = _protocol(model, config, seed=seed, steps=steps, guidance=guidance, ablate=ablate)
+    store = Store(out, protocol, part)
+    maker = Maker(model, world, steps=steps, guidance=guidance, ablate=ablate)
     side = int(model.network.config.image_side)
     wanted = [(task, index) for task in tasks for index in range(count)]
     finished = sum(member in store.records for member in wanted)
@@ -128,54 +185,105 @@ def evaluate(
     def asked(task: str, index: int) -> Sample:
         return sample(task, world, seed, offset + index, side=side)
 
-    for task in tasks:
-        for first in range(0, count, GROUP):
-            group = range(first, min(first + GROUP, count))
-            missing = [index for index in group if (task, index) not in store.records]
-            if not missing:
-                continue
-            started = time.perf_counter()
-            # Always the whole group: rounding in a batch depends on its size, and a resumed run shall give the same.
-            samples = [asked(task, index) for index in group]
-            made = maker.make(samples, [key("evaluation", seed, task, index) for index in group])
-            seconds = round((time.perf_counter() - started) / len(group), 3)
-            for index, question, found in zip(group, samples, made, strict=True):
-                if index not in missing:
-                    continue
+    groups = [(task, range(first, min(first + GROUP, count))) for task in tasks for first in range(0, count, GROUP)]
+    for task, group in groups[part[0] :: part[1]]:
+        missing = [index for index in group if (task, index) not in store.records]
+        if not missing:
+            continue
+        started = time.perf_counter()
+        # Always the whole group: rounding in a batch depends on its size, and a resumed run shall give the same.
+        samples = [asked(task, index) for index in group]
+        made = maker.make(samples, [key("evaluation", seed, task, index) for index in group])
+        seconds = round((time.perf_counter() - started) / len(group), 3)
+        for index, question, found in zip(group, samples, made, strict=True):
+            if index in missing:
                 for number, picture in enumerate(found.pictures if index < SHOWN else ()):
                     write_atomically(out / PICTURES / f"{task}-{index}-{number}.png", Image.from_array(picture).data)
-                truth = {name: value for name, value in question.truth.items() if name != "scenes"}
-                store.append({"task": task, "index": index, "truth": truth, "outcome": found.outcome, "seconds": seconds})
-            finished += len(missing)
-            if told is not None:
-                told(task, finished, len(wanted))
+                store.append(_record(model, task, index, question, found, seconds))
+        finished += len(missing)
+        if told is not None:
+            told(task, finished, len(wanted))
+    if part != WHOLE:
+        return {}
     records = [store.records[member] for member in wanted]
-    report = {
-        "settings": settings,
-        "results": results(records, world, seed),
-        "seconds": {task: round(sum(record["seconds"] for record in records if record["task"] == task), 1) for task in tasks},
-    }
-    write_atomically(out / RESULTS, (json.dumps(report, ensure_ascii=False, indent=2) + "\n").encode())
+    rows = results(records, world, seed)
+    protocol |= {"tasks": {task: _about(task, [record for record in records if record["task"] == task]) for task in tasks}, "n": count}
+    write_atomically(out / RESULTS, (json.dumps(rows, ensure_ascii=False, indent=2) + "\n").encode())
+    write_atomically(out / TABLE, _csv(rows))
+    write_atomically(out / PROTOCOL, (json.dumps(protocol, ensure_ascii=False, indent=2) + "\n").encode())
     drawn = [record for record in records if record["index"] < SHOWN]
+    write_report(out / REPORT, out / PICTURES, rows, protocol, drawn, asked, world)
     write_sheet(out / SHEET, out / PICTURES, drawn, asked)
-    return report
+    return {"results": rows, **protocol}
 
 
-def _settings(model: Model, config: WorldConfig, *, seed: int, steps: int, guidance: float) -> dict[str, Any]:
+def _record(model: Model, task: str, index: int, question: Sample, found: Made, seconds: float) -> dict[str, Any]:
+    given = " ".join(part for part in question.segments[: question.prompt] if isinstance(part, str))
+    return {
+        "task": task,
+        "index": index,
+        "truth": {name: value for name, value in question.truth.items() if name != "scenes"},
+        "outcome": found.outcome,
+        "unknown": [word for word, _ in model.processor.unknown_words(given)],
+        "seconds": seconds,
+    }
+
+
+def _about(task: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a reader of a task's figures must know: its main metric, what it took, and what stood in the way."""
+    reasons = Counter(record["outcome"]["made"]["reason"] for record in records if "reason" in record["outcome"]["made"])
+    return {
+        "row": ROWS[task],
+        "main": MAIN[task],
+        "seconds": round(sum(record["seconds"] for record in records), 1),
+        "prompts with words that the model never read": sum(bool(record["unknown"]) for record in records),
+        "refused": sum(reasons.values()),
+        "reasons": dict(reasons.most_common(5)),
+    }
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()
+
+
+def _protocol(model: Model, config: WorldConfig, *, seed: int, steps: int, guidance: float, ablate: bool) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "suite": "playground",
         "seed": seed,
         "steps": steps,
         "guidance": guidance,
         "temperature": 0.0,
+        "ablation": ablate,
+        "group": GROUP,
         "model_hash": model.model_hash,
-        "dtype": str(model.network.dtype).removeprefix("torch."),
-        "device": str(model.network.device),
-        "versions": {name: _version(name) for name in ("mm-interleaved", "torch", "transformers", "diffusers", "numpy", "pillow")},
+        **software(model),
         "pack_version": PACK_VERSION,
+        "material_hash": _material_hash(),
         "world": asdict(config),
     }
+
+
+def software(model: Model) -> dict[str, Any]:
+    """The part of a protocol that says on what a model ran."""
+    return {
+        "dtype": str(model.network.dtype).removeprefix("torch."),
+        "device": str(model.network.device),
+        "threads": torch.get_num_threads(),
+        "versions": {name: _version(name) for name in ("mm-interleaved", "torch", "transformers", "diffusers", "numpy", "pillow")},
+    }
+
+
+@lru_cache(maxsize=1)
+def _material_hash() -> str:
+    """Fingerprint of everything that samples are composed from and judged by: drawings, tables, collections, the judges' weights."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in MATERIAL.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")):
+        digest.update(f"{path.relative_to(MATERIAL).as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def _version(package: str) -> str:
@@ -183,53 +291,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
-
-
-class _Store:
-    """The finished samples of one evaluation: a file that only grows."""
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path = path
-        self.records: dict[tuple[str, int], dict[str, Any]] = {}
-        lines = self._read()
-        if not lines:
-            write_atomically(path, _line({"settings": settings}))
-            return
-        earlier = lines[0].get("settings")
-        if earlier != settings:
-            differing = sorted(name for name in settings if not isinstance(earlier, dict) or earlier.get(name) != settings[name])
-            raise ConfigError(
-                f"{path} holds samples of another evaluation (different: {', '.join(differing) or 'unknown'}); "
-                "choose another output folder, or the settings of that one."
-            )
-        for record in lines[1:]:
-            self.records[record["task"], record["index"]] = record
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds one finished sample; it is on disk when this returns."""
-        try:
-            with self.path.open("ab") as file:
-                file.write(_line(record))
-        except OSError as error:
-            raise StorageError(f"{self.path} cannot be written ({error}); free some space, then run the same command again.") from error
-        self.records[record["task"], record["index"]] = record
-
-    def _read(self) -> list[dict[str, Any]]:
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError(f"{self.path} cannot be read ({error}); choose another output folder.") from error
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise DataError(f"{self.path} was changed and cannot be read ({error}); remove it to measure again.") from error
-        if len(whole) < len(content) and whole:
-            write_atomically(self.path, whole)  # the run was killed inside its last line; that sample is made again
-        return lines
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n").encode()

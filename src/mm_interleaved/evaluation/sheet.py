@@ -55,15 +55,16 @@ def _figure(record: Mapping[str, Any], sample: Sample, pictures: Path) -> str:
     words = " ".join(part.strip() for part in sample.segments[: sample.prompt] if isinstance(part, str))
     shown = [_picture(data_uri(Image.from_array(part)), "reference") for part in given]
     for number, target in enumerate(targets):
-        made = pictures / f"{record['task']}-{record['index']}-{number}.png"
-        if made.is_file():
-            shown.append(_picture("data:image/png;base64," + base64.b64encode(made.read_bytes()).decode("ascii"), "generated", made=True))
+        file = pictures / f"{record['task']}-{record['index']}-{number}.png"
+        if file.is_file():
+            shown.append(_picture("data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii"), "generated", made=True))
         else:
             shown.append("<em>no picture</em>")
         shown.append(_picture(data_uri(Image.from_array(target)), "target"))
     language = record["truth"]["language"]
-    told = f"<br>{html.escape(' · '.join(record['outcome']['texts']))}" if "texts" in record["outcome"] else ""
-    judged = record["outcome"].get("judged")
+    made = record["outcome"]["made"]
+    told = f"<br>{html.escape(' · '.join(made['texts']))}" if "texts" in made else ""
+    judged = made.get("judged")
     seen = f"<br>judged: {html.escape(' '.join(judged))}" if judged else ""
     return f'<figure>{"".join(shown)}<figcaption lang="{language}">{html.escape(words)}{told}{seen}</figcaption></figure>'
 

@@ -6,7 +6,9 @@ else are the true ones, so the judge asks for that aspect only; chance is one in
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,8 +50,8 @@ def redraw(scene: Scene, pack: Pack, side: int) -> np.ndarray:
 
 def nearest(picture: np.ndarray, scenes: Sequence[Scene], pack: Pack) -> int:
     """Which of some scenes a picture shows: the index of the one that it differs least from."""
-    seen = _shrunk(picture)
-    return int(np.argmin([((seen - _shrunk(redraw(scene, pack, DRAWN_SIDE))) ** 2).mean() for scene in scenes]))
+    seen = _shrunk(picture).astype(np.float32)
+    return int(np.argmin([((seen - _candidate(json.dumps(scene), pack)) ** 2).mean() for scene in scenes]))
 
 
 def judge(picture: np.ndarray, truth: Scene, others: dict[str, list[Scene]], pack: Pack) -> dict[str, bool]:
@@ -140,5 +142,11 @@ def _in_style(scene: Scene, style: str) -> Scene:
     }
 
 
+@lru_cache(maxsize=4096)
+def _candidate(scene: str, pack: Pack) -> np.ndarray:
+    """A scene as JSON, drawn and shrunk; several pictures are often judged against the same rivals. 12 kB each."""
+    return _shrunk(redraw(json.loads(scene), pack, DRAWN_SIDE))
+
+
 def _shrunk(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((COMPARED_SIDE, COMPARED_SIDE), Image.Resampling.BOX), np.float32)
+    return np.asarray(Image.fromarray(picture).resize((COMPARED_SIDE, COMPARED_SIDE), Image.Resampling.BOX))

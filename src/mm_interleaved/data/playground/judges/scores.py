@@ -52,6 +52,22 @@ def scores(world: World, asked: Sample, produced: Sequence[Segment]) -> dict[str
     return found
 
 
+def chances(world: World, asked: Sample) -> dict[str, float]:
+    """What a guesser scores on average: one in (rivals + 1) for every aspect of a picture, nothing for words.
+
+    A layout has no meaningful guess.
+    """
+    wanted = asked.segments[asked.prompt :]
+    found: dict[str, list[float]] = {}
+    if asked.task != "layout_map" and _has_pictures(wanted):
+        for scene in asked.truth["scenes"][-sum(not isinstance(part, str) for part in wanted) :]:
+            for aspect, others in _rivals(world, scene).items():
+                found.setdefault(aspect, []).append(1 / (len(others) + 1))
+        if asked.task == "process":
+            found["stage"] = [1 / sum(not isinstance(part, str) for part in wanted)]
+    return {aspect: float(np.mean(shares)) for aspect, shares in found.items()}
+
+
 def _has_pictures(parts: Sequence[Segment]) -> bool:
     return any(not isinstance(part, str) for part in parts)
 
@@ -64,16 +80,20 @@ def _same(texts: Sequence[str], wanted: Sequence[Segment]) -> float:
 
 def _pictures(world: World, pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, float]:
     """Every aspect's share of pictures that are right in it."""
-    known = [world.pack.things[thing].id for thing in world.train_things[:JUDGED_THINGS]]
-    styles = [style.id for style in world.pack.styles[: world.config.styles]]
     right: dict[str, list[bool]] = {}
     for number, scene in enumerate(scenes):
-        others = {aspect: rival for aspect, rival in rivals(scene, world.pack, known, styles).items() if rival}
+        others = _rivals(world, scene)
         drawn = number < len(pictures)
         judged = judge(pictures[number], scene, others, world.pack) if drawn else dict.fromkeys(others, False)
         for aspect, good in judged.items():
             right.setdefault(aspect, []).append(good)
     return {aspect: float(np.mean(good)) for aspect, good in right.items()}
+
+
+def _rivals(world: World, scene: Scene) -> dict[str, list[Scene]]:
+    known = [world.pack.things[thing].id for thing in world.train_things[:JUDGED_THINGS]]
+    styles = [style.id for style in world.pack.styles[: world.config.styles]]
+    return {aspect: rival for aspect, rival in rivals(scene, world.pack, known, styles).items() if rival}
 
 
 def _stages(world: World, pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> float:

@@ -1,0 +1,243 @@
+"""Runs a benchmark of `tasks` on a model: item by item, resumable, divided over processes; the protocol is written beside the figures.
+
+`ours` decodes greedily through the engine. `published` uses the release's prompts, search and answer extraction, whichever model it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mm_interleaved.document import Document, Image, Text
+from mm_interleaved.errors import ConfigError, MMInterleavedError
+from mm_interleaved.evaluation.extractors import Extractor, picture_rows
+from mm_interleaved.evaluation.making import GREY
+from mm_interleaved.evaluation.playground import PICTURES, PROTOCOL, RESULTS, TABLE, software
+from mm_interleaved.evaluation.results import FIELDS, Row, interval
+from mm_interleaved.evaluation.scoring import mean
+from mm_interleaved.evaluation.store import WHOLE, Part, Store
+from mm_interleaved.evaluation.tasks.task import Files, Item, Task
+from mm_interleaved.export.files import write_atomically
+from mm_interleaved.generation.events import ImageDone
+from mm_interleaved.generation.load import Model
+from mm_interleaved.generation.published import generate_texts
+from mm_interleaved.training.feed import key
+
+PROTOCOLS = ("ours", "published")
+"""How items are asked and answers are read."""
+
+FORMAT = 1
+"""Raised when outcomes or metrics change their meaning."""
+
+
+def evaluate_benchmark(
+    model: Model,
+    task: Task,
+    files: Files,
+    out: Path,
+    *,
+    protocol: str = "ours",
+    count: int | None = None,
+    seed: int = 0,
+    steps: int = 20,
+    guidance: float = 2.0,
+    blind: bool = True,
+    extractor: Extractor | None = None,
+    part: Part = WHOLE,
+    told: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Makes what is missing of a benchmark's items, then scores all of them.
+
+    Args:
+        count: only so many first items; None takes all.
+        seed: of the noise and the bootstrap.
+        steps: denoising steps of a picture under `ours`.
+        guidance: scale of classifier-free guidance under `ours`.
+        blind: also with grey pictures instead of the given ones.
+        extractor: for pictures.
+        part: which share of the items to make; anything but the whole is not scored.
+        told: called after every item.
+
+    Returns:
+        `results` as in results.json, and the protocol; nothing of them for a part.
+
+    Raises:
+        ConfigError: no extractor for pictures, pictures under `published`, or the folder holds an evaluation with other settings.
+        DataError: the annotations are of another form or year.
+        BackendError: an optional package of a metric is missing.
+    """
+    if task.kind == "picture" and extractor is None:
+        raise ConfigError(
+            f"--extractor: {task.name} compares features of pictures; give a TorchScript file of the network that makes them."
+        )
+    if task.kind == "picture" and protocol == "published":
+        raise ConfigError(
+            f"--protocol published: the release painted several candidates of {task.name} and let CLIP choose, which is not done here; "
+            "use ours, for its steps and guidance with --steps 250 --guidance 3.5."
+        )
+    items = task.read(files)
+    items = items if count is None else items[:count]
+    settings = {
+        "format": FORMAT,
+        "suite": task.name,
+        "protocol": protocol,
+        "seed": seed,
+        "decoding": _decoding(task, protocol, steps, guidance),
+        "blind": blind,
+        "data": {name: _hash(path) for name, path in (("annotations", files.annotations), ("other", files.other)) if path is not None},
+        "model_hash": model.model_hash,
+        "extractor": None if extractor is None else extractor.fingerprint,
+        **software(model),
+    }
+    store = Store(out, settings, part)
+    for number in range(part[0], len(items), part[1]):
+        if (task.name, number) in store.records:
+            continue
+        started = time.perf_counter()
+        outcome = _outcome(model, task, items[number], settings, key("benchmark", seed, task.name, number), out / PICTURES / str(number))
+        if blind and task.kind != "picture":
+            outcome["blind"] = _make(model, task, items[number], settings, grey=True)
+        seconds = round(time.perf_counter() - started, 3)
+        store.append({"task": task.name, "index": number, "name": items[number].name, "outcome": outcome, "seconds": seconds})
+        if told is not None:
+            told(task.name, len(store.records), len(items))
+    if part != WHOLE:
+        return {}
+    records = [store.records[task.name, number] for number in range(len(items))]
+    if task.kind == "picture" and extractor is not None:
+        rows = [_row(task, *figure, len(items)) for figure in picture_rows(extractor, files, items, records, out / PICTURES)]
+    else:
+        rows = _rows(task, items, records, settings, seed)
+    refused = {record["name"]: record["outcome"]["made"]["reason"] for record in records if "reason" in record["outcome"]["made"]}
+    full = {
+        **settings,
+        "n": len(items),
+        "main": task.main,
+        "refused": refused,
+        "seconds": round(sum(each["seconds"] for each in records), 1),
+    }
+    write_atomically(out / RESULTS, (json.dumps(rows, ensure_ascii=False, indent=2) + "\n").encode())
+    write_atomically(out / PROTOCOL, (json.dumps(full, ensure_ascii=False, indent=2) + "\n").encode())
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / TABLE, stream.getvalue().encode())
+    return {"results": rows, "tasks": {task.name: {"main": task.main}}, **full}
+
+
+def _decoding(task: Task, protocol: str, steps: int, guidance: float) -> dict[str, Any]:
+    if task.kind == "picture":
+        return {"steps": steps, "guidance": guidance, "candidates": 1}
+    if task.kind == "options":
+        return {"score": "sum of log-probabilities"}
+    released = task.text
+    if protocol == "published":
+        return {name: getattr(released, name) for name in released.__dataclass_fields__}
+    return {"temperature": 0.0, "max_tokens": released.max_new_tokens}
+
+
+def _outcome(model: Model, task: Task, item: Item, settings: dict[str, Any], seed: int, file: Path) -> dict[str, Any]:
+    if task.kind != "picture":
+        return {"made": _make(model, task, item, settings)}
+    decoding = settings["decoding"]
+    options: dict[str, Any] = {"max_images": 1, "max_tokens": 1, "force_image": True, "seed": seed}
+    try:
+        for event in model.stream(item.prompt(), steps=decoding["steps"], guidance=decoding["guidance"], **options):
+            if isinstance(event, ImageDone):
+                write_atomically(file.with_suffix(".png"), event.image.data)
+                return {"made": {"picture": True}}
+    except MMInterleavedError as error:
+        return {"made": {"picture": False, "reason": str(error)}}
+    return {"made": {"picture": False, "reason": "no picture was painted"}}
+
+
+def _make(model: Model, task: Task, item: Item, settings: dict[str, Any], *, grey: bool = False) -> dict[str, Any]:
+    """What the model answers, or why it cannot; an item that cannot be asked is wrong, never left out."""
+    try:
+        document = item.prompt()
+        if grey:
+            document = Document(_greyed(segment) for segment in document)
+        if task.kind == "options":
+            return {"options": [score.log_likelihood for score in model.score(document, list(item.options))]}
+        published = settings["protocol"] == "published"
+        text = _published_text(model, document, task) if published else _text(model, document, task)
+        return {"text": text, "answer": (task.published_extract if published else task.extract)(text)}
+    except MMInterleavedError as error:
+        return {"text": "", "answer": "", "options": [0.0] * len(item.options), "reason": str(error)}
+
+
+def _text(model: Model, document: Document, task: Task) -> str:
+    made = model.continue_document(document, max_images=0, max_tokens=task.text.max_new_tokens)
+    return "".join(segment.text for segment in made.segments[len(document) :] if isinstance(segment, Text))
+
+
+def _published_text(model: Model, document: Document, task: Task) -> str:
+    layout = model.processor.open_layout(document)
+    ids = torch.tensor([layout.token_ids], device=model.network.device)
+    pixels = torch.stack([model.processor.pixels(picture) for picture in document.images]).to(model.network.device, model.network.dtype)
+    made = generate_texts(model.network, ids, torch.ones_like(ids), pixels, task.text)
+    stops = (model.network.config.eos_token_id, model.network.config.begin_image_token_id, model.network.config.pad_token_id)
+    written = made[0, 1:].tolist()
+    end = next((place for place, token in enumerate(written) if token in stops), len(written))
+    return model.processor.decode_text(written[:end])
+
+
+def _greyed(segment: Text | Image) -> Text | Image:
+    return segment if isinstance(segment, Text) else Image.from_array(np.full_like(segment.array(), GREY))
+
+
+def _rows(task: Task, items: Sequence[Item], records: Sequence[dict[str, Any]], settings: dict[str, Any], seed: int) -> list[Row]:
+    truths = [item.truth for item in items]
+    productions = {kind: [record["outcome"][kind] for record in records] for kind in ("made", "blind") if kind in records[0]["outcome"]}
+    figures = {kind: _figures(task, made, truths) for kind, made in productions.items()}
+    rows = []
+    for metric, (value, each) in figures["made"].items():
+        low, high = interval(each, seed) if each is not None else (None, None)
+        other = figures["blind"][metric][0] if "blind" in figures else None
+        rows.append(_row(task, metric, value, low, high, other, len(items)))
+    return rows
+
+
+def _figures(
+    task: Task, made: Sequence[dict[str, Any]], truths: Sequence[dict[str, Any]]
+) -> dict[str, tuple[float, Sequence[float] | None]]:
+    answers = [each["options"] if task.kind == "options" else each["answer"] for each in made]
+    found: dict[str, tuple[float, Sequence[float] | None]] = {}
+    if task.score is not None:
+        scores = [task.score(answer, truth) for answer, truth in zip(answers, truths, strict=True)]
+        for place, each in enumerate(made):
+            if "reason" in each:
+                scores[place] = dict.fromkeys(scores[place], 0.0)
+        for metric in scores[0]:
+            values = [score[metric] for score in scores]
+            found[metric] = (mean(values), values)
+    return found | (task.corpus(answers, truths) if task.corpus is not None else {})
+
+
+def _row(task: Task, metric: str, value: float, low: float | None, high: float | None, blind: float | None, n: int) -> Row:
+    row = dict.fromkeys(FIELDS)
+    return {
+        **row,
+        "task": task.name,
+        "metric": metric,
+        "score": value,
+        "low": low,
+        "high": high,
+        "n": n,
+        "blind": blind,
+        "split": "official",
+    }
+
+
+def _hash(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "missing"

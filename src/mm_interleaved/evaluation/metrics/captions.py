@@ -1,0 +1,148 @@
+"""Caption metrics: BLEU-1 to 4, CIDEr, ROUGE-L and METEOR, as COCO's evaluation computes them (pycocoevalcap).
+
+The scorers are pycocoevalcap's own. Before them COCO runs Stanford's PTB tokenizer, which needs Java; `tokens` does what it does to
+captions, without Java. Where the two differ stands in docs/results.md; with `java=True` the original runs. METEOR is a Java program in any
+case. SPICE downloads a parser when it is called and is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from mm_interleaved.errors import BackendError, DataError
+
+REMOVED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+"""Tokens that COCO's evaluation drops after tokenizing."""
+
+BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+"""How the PTB tokenizer writes brackets. In lower case they are none of `REMOVED`, so they stay, as in the original."""
+
+SHORTENED = "mr mrs ms dr st jr sr vs no etc e.g i.e a.m p.m u.s u.k inc co corp ltd prof gen ave"
+
+ABBREVIATIONS = frozenset(f"{word}." for word in SHORTENED.split())
+"""Words that keep their full stop inside a sentence."""
+
+SPLIT = {
+    "cannot": "can not",
+    "gonna": "gon na",
+    "gotta": "got ta",
+    "wanna": "wan na",
+    "gimme": "gim me",
+    "lemme": "lem me",
+    "dunno": "du n no",
+    "'tis": "'t is",
+    "'twas": "'t was",
+}
+"""Words that are cut without an apostrophe."""
+
+_PATTERN = re.compile(
+    r"""
+    https?://[^\s]+ | www\.[^\s]+                     # addresses
+  | \w[^\s@]*@[\w.]*\w
+  | (?:[a-z]\.){2,}                                   # u.s., e.g.
+  | \d+(?:[.,:/]\d+)+(?:-[a-z]+)* | \d+(?:st|nd|rd|th)\b   # 1,000  3.5  10:30  1/2  2nd
+  | \w+(?:[-/&.]\w+)*(?:n't)(?![\w'])                      # don't
+  | \w+(?:[-/&]\w+|\.\w+|'(?!s\b|d\b|m\b|ll\b|re\b|ve\b)\w+)*   # words, red-and-white, o'clock
+  | '(?:s|d|m|ll|re|ve|tis|twas)\b | 'n' | -\d[\d.,]*
+  | @\w+ | \.{2,} | --+ | [!?]{2,} | \*{2,} | [^\s]
+    """,
+    re.VERBOSE,
+)
+
+
+def scores(made: Mapping[str, str], true: Mapping[str, Sequence[str]], *, meteor: bool = False, java: bool = False) -> dict[str, Any]:
+    """Corpus scores and those of every caption.
+
+    Args:
+        made: caption of each picture, by its id.
+        true: reference captions of each picture.
+        meteor: compute METEOR, too; needs Java.
+        java: tokenize with the original Java program.
+
+    Returns:
+        For each metric (`BLEU-1` … `BLEU-4`, `CIDEr`, `ROUGE-L`, `METEOR`): `corpus`, and `each` in the order of `made`.
+
+    Raises:
+        BackendError: pycocoevalcap or Java is missing.
+        DataError: a picture has no caption, or a caption no picture.
+    """
+    if find_spec("pycocoevalcap") is None:
+        raise BackendError("caption metrics need pycocoevalcap, which is not installed: pip install 'mm-interleaved[evaluation]'.")
+    if set(made) != set(true) or not made:
+        odd = sorted(set(made) ^ set(true))[:3]
+        raise DataError(
+            f"{len(made)} captions for {len(true)} pictures, different: {', '.join(odd) or 'none at all'}; every picture needs one."
+        )
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    listed = {name: [caption] for name, caption in made.items()}
+    cut = _with_java if java else _without_java
+    found, wanted = cut(listed), cut({name: list(true[name]) for name in made})
+    bleu, each_bleu = Bleu(4).compute_score(wanted, found, verbose=0)
+    result: dict[str, Any] = {f"BLEU-{n + 1}": {"corpus": float(bleu[n]), "each": list(map(float, each_bleu[n]))} for n in range(4)}
+    for name, scorer in (("CIDEr", Cider()), ("ROUGE-L", Rouge())):
+        corpus, each = scorer.compute_score(wanted, found)
+        result[name] = {"corpus": float(corpus), "each": [float(value) for value in each]}
+    if meteor:
+        _needs_java("METEOR")
+        from pycocoevalcap.meteor.meteor import Meteor
+
+        corpus, each = Meteor().compute_score(wanted, found)
+        result["METEOR"] = {"corpus": float(corpus), "each": [float(value) for value in each]}
+    return result
+
+
+def tokens(text: str) -> list[str]:
+    """Words of a caption as the PTB tokenizer cuts them, in lower case, without the punctuation that COCO drops."""
+    spelled = re.sub(r"\s+", " ", text.replace("\u2019", "'").replace("\u2018", "'").replace("\u2026", "...")).strip().lower()
+    spelled = re.sub("[\u201c\u201d]", '"', re.sub("[\u2013\u2014]", " -- ", spelled))
+    pieces = [piece for word in spelled.split(" ") for piece in _pieces(word)]
+    return [piece for piece in pieces if piece not in REMOVED]
+
+
+def _pieces(word: str) -> list[str]:
+    if word in ABBREVIATIONS:
+        return [word]
+    if word in SPLIT:
+        return SPLIT[word].split()
+    pieces: list[str] = []
+    for match in _PATTERN.finditer(word):
+        piece = match[0]
+        if piece in BRACKETS:
+            pieces.append(BRACKETS[piece])
+        elif piece == '"':
+            pieces.append("``")
+        elif piece in SPLIT:
+            pieces += SPLIT[piece].split()
+        elif piece.endswith("n't") and len(piece) > 3:
+            pieces += [piece[:-3], "n't"]
+        else:
+            pieces.append(piece)
+    return pieces
+
+
+def _without_java(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {name: [" ".join(tokens(caption)) for caption in several] for name, several in captions.items()}
+
+
+def _with_java(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    _needs_java("COCO's own tokenizer")
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    return PTBTokenizer().tokenize({name: [{"caption": caption} for caption in several] for name, several in captions.items()})
+
+
+def has_java() -> bool:
+    """Whether METEOR and the original tokenizer can run here."""
+    return shutil.which("java") is not None
+
+
+def _needs_java(what: str) -> None:
+    if not has_java():
+        raise BackendError(f"{what} is a Java program and no `java` is found; install a Java runtime, or leave it out.")

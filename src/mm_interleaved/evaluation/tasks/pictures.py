@@ -1,0 +1,68 @@
+"""Pictures from words: MS-COCO and Localized Narratives, scored by the Fréchet distance of features.
+
+The extractor is the user's: a TorchScript file that takes pictures (B 3 299 299, 0 to 1) to features (B width), for FID the Inception
+network's 2,048. The release shrank pictures to 64 pixels first; that figure, `fid_64_published`, is not comparable with any other and
+never called FID. Reference pictures are those of the prompts, as released.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from mm_interleaved.document import Document
+from mm_interleaved.errors import DataError
+from mm_interleaved.evaluation.tasks.task import Files, Item, Task, member, read_annotations, unique
+
+MOST = 30_000
+"""Prompts of the published evaluation."""
+
+
+def coco(files: Files) -> list[Item]:
+    """`captions_val2014.json`: the first caption of each picture, in lower case, at most 30,000 pictures."""
+    values = read_annotations(files.annotations, dict, "an object with 'images' and 'annotations'")
+    first: dict[int, str] = {}
+    for number, each in enumerate(member(values, "annotations", files.annotations)):
+        place = f", annotations[{number}]"
+        caption = str(member(each, "caption", files.annotations, place))
+        first.setdefault(member(each, "image_id", files.annotations, place), caption.strip().lower())
+    items = []
+    for number, image in enumerate(member(values, "images", files.annotations)):
+        name = member(image, "id", files.annotations, f", images[{number}]")
+        if name not in first:
+            raise DataError(f"{files.annotations}: picture {name} has no caption; the set is incomplete.")
+        items.append(_item(str(image["file_name"]), first[name], str(image["file_name"])))
+    return unique(items[:MOST], files.annotations)
+
+
+def narratives(files: Files) -> list[Item]:
+    """`coco_val_captions.jsonl` of Localized Narratives: every caption, as written."""
+    items = [
+        _item(
+            f"{number}",
+            str(member(each, "caption", files.annotations)).strip(),
+            f"{int(member(each, 'image_id', files.annotations)):012d}.jpg",
+        )
+        for number, each in enumerate(_lines(files))
+    ]
+    return unique(items[:MOST], files.annotations)
+
+
+def _lines(files: Files) -> Iterator[dict[str, object]]:
+    try:
+        with files.annotations.open(encoding="utf-8") as stream:
+            for line in stream:
+                if line.strip():
+                    yield json.loads(line)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{files.annotations} cannot be read as JSON lines ({error}); download it again.") from error
+
+
+def _item(name: str, caption: str, picture: str) -> Item:
+    return Item(name=name, prompt=lambda: Document([caption]), truth={"caption": caption, "picture": picture})
+
+
+TASKS = (
+    Task(name="coco_images", about="captions_val2014.json", kind="picture", main="fid", read=coco),
+    Task(name="narratives_images", about="Localized Narratives' coco_val_captions.jsonl", kind="picture", main="fid", read=narratives),
+)
