@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import webbrowser
 from pathlib import Path
@@ -13,6 +11,8 @@ import typer
 
 from mm_interleaved.cli.console import JsonOption, Output
 from mm_interleaved.cli.continuing import Job, continue_one, load_quietly, tell
+from mm_interleaved.cli.page import has_screen
+from mm_interleaved.cli.page import page as show_page
 from mm_interleaved.document import Document
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -28,6 +28,7 @@ def demo(
     model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; by default the model in the box.")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps of a picture.")] = 20,
     open_page: Annotated[bool, typer.Option("--open", help="Show the first page in a browser, if there is a screen.")] = False,
+    write: Annotated[bool, typer.Option("--page", help="Then open the page ('mmi page'), to write documents of your own.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a few example prompts with words and pictures, and say where the pages lie."""
@@ -46,5 +47,7 @@ def demo(
     pictures = sum(result["pictures"] for result in results)
     output.say(f"{pictures} pictures in {len(results)} pages, {seconds:.1f} s; open {results[0]['files']['html']}")
     output.result({"documents": results, "pictures": pictures, "seconds": round(seconds, 3), "model_hash": loaded.model_hash, "seed": seed})
-    if open_page and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform in ("darwin", "win32")):
+    if open_page and has_screen():
         webbrowser.open(Path(results[0]["files"]["html"]).resolve().as_uri())
+    if write:
+        show_page(out / "page", model, port=0, language="en", open_page=True, as_json=False)
