@@ -8,6 +8,8 @@ from mm_interleaved.generation.events import Finished, ImageDone
 from mm_interleaved.serving.labels import LABELS
 from tests.serving.conftest import DEMONSTRATIONS
 
+LONG = 100_000
+
 HERO = ("this is {name}.", "tell a story about {name}.")
 
 
@@ -96,6 +98,18 @@ def test_a_picture_is_drawn_again_with_the_next_seed_and_what_follows_is_dropped
     assert second.generation.seed == 5
     assert second.sha256 != first.sha256
     assert session.document.segments[:place] == (Text("draw a cat."),)
+
+
+def test_words_that_still_grow_are_not_among_the_whole_segments(session, model):
+    session.add("draw a cat.", [])
+    model.steps = LONG
+    run = session.run(max_images=1)
+    next(run)
+    session.document = Document((*session.document, Text("the", "generated")))
+    assert session.whole == (Text("draw a cat."),)
+    session.stop()
+    *_, finished = run
+    assert session.whole == finished.document.segments
 
 
 def test_stopping_keeps_what_was_made_and_frees_the_model(session, model):

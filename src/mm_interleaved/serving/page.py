@@ -74,7 +74,7 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
             @gr.render(inputs=[tongue], triggers=[page.load, revision.change, tongue.change], show_progress="hidden")
             def document(tongue: Language, request: gr.Request) -> None:
                 session, say, number = desk.session(str(request.session_hash)), words(tongue), 0
-                for index, segment in enumerate(session.document):
+                for index, segment in enumerate(session.whole):
                     number += isinstance(segment, Image)
                     _segment(session, index, f"{say['picture']} {number}", say, joined, again, change, status)
 

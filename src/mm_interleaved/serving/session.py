@@ -67,8 +67,19 @@ class Session:
         self.desk = desk
         self.document = Document()
         self._draft = _new_draft()
+        self._whole = 0
         self._running: threading.Thread | None = None
         self._stopping = threading.Event()
+
+    @property
+    def whole(self) -> tuple[Segment, ...]:
+        """The segments that no longer grow."""
+        return self.document.segments[: self._whole] if self.running else self.document.segments
+
+    @property
+    def running(self) -> bool:
+        """Whether the document is being continued."""
+        return self._running is not None and self._running.is_alive()
 
     def begin(self, start: Path | None) -> None:
         """Starts from a demonstration or a draft, or (None) anew; what stood here is kept.
@@ -151,6 +162,7 @@ class Session:
         if not self.desk.busy.acquire(blocking=False):
             raise GenerationError("another document is being continued, here or in another tab; stop it, or wait until it is finished.")
         self._stopping.clear()
+        self._whole = len(self.document) if until is None else until
         start = self.document if until is None else Document(self.document.segments[:until])
         told: SimpleQueue[Event | Exception] = SimpleQueue()
         self._running = threading.Thread(target=self._work, args=(start, options, told), daemon=True)
@@ -197,6 +209,8 @@ class Session:
             for event in run:
                 if isinstance(event, TextDelta | ImageDone | Finished):
                     self.document = run.document
+                if isinstance(event, ImageDone):
+                    self._whole = len(run.document)
                 if isinstance(event, Finished):
                     last = event
                 else:
@@ -205,6 +219,7 @@ class Session:
         except Exception as error:  # handed to whoever reads the events, with its cause
             last = error
         finally:
+            self._whole = len(self.document)
             self.desk.busy.release()
             told.put(last or GenerationError("the continuation ended without a result; continue again."))
 
@@ -212,7 +227,7 @@ class Session:
         self.document = Document((*self.document.segments[:first], *segments, *self.document.segments[last:]))
 
     def _refuse_while_running(self) -> None:
-        if self._running is not None and self._running.is_alive():
+        if self.running:
             raise GenerationError("the document is being continued; stop it first.")
 
     @staticmethod
