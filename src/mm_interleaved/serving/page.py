@@ -231,13 +231,16 @@ def _told(session: Session, say: dict[str, str], composed: Any, until: int | Non
         yield _result(wrong)
         return
     yield _result(_note(say["reading"]), cleared=bool(composed), seed=options["seed"])
-    text, picture, shown_at = "", "", 0.0
+    text, picture, preview, shown_at = "", "", "", 0.0
     try:
         for event in session.run(until=until, **options):
             text = text + event.text if isinstance(event, TextDelta) else text
-            picture = _progress(event, say) if isinstance(event, ImageProgress) else picture
+            if isinstance(event, ImageProgress):
+                if event.preview is not None:
+                    preview = f'<img src="{data_uri(Image.from_array(np.asarray(event.preview)))}" alt="">'
+                picture = _progress(event, preview, say)
             if isinstance(event, ImageDone):
-                text = picture = ""
+                text = picture = preview = ""
                 yield _result("")
             elif isinstance(event, Finished):
                 yield _result(_ending(event, say))
@@ -284,11 +287,10 @@ def _growing(text: str, picture: str) -> Shown:
     return (words + picture, "", *[gr.skip()] * 4)
 
 
-def _progress(event: ImageProgress, say: dict[str, str]) -> str:
+def _progress(event: ImageProgress, preview: str, say: dict[str, str]) -> str:
     label = f"{say['painting']} {event.step}/{event.steps}"
-    seen = "" if event.preview is None else f'<img src="{data_uri(Image.from_array(np.asarray(event.preview)))}" alt="">'
     bar = f'<progress max="{event.steps}" value="{event.step}" aria-label="{label}"></progress>'
-    return f"<figure>{seen}<figcaption>{label}</figcaption></figure>{bar}"
+    return f"<figure>{preview}<figcaption>{label}</figcaption></figure>{bar}"
 
 
 def _figure(image: Image, name: str, say: dict[str, str]) -> str:
