@@ -73,7 +73,7 @@ class Tab:
             try:
                 if claim():
                     return
-            except Error:
+            except (Error, IndexError):
                 pass  # it was being drawn anew
             self.page.wait_for_timeout(100)
         assert claim()
@@ -223,7 +223,7 @@ def test_only_one_tab_is_continued_and_a_browser_that_goes_away_frees_the_model(
     other.write("a dog")
     other.click("#continue")
     other.told("another tab")
-    assert other.texts() == ["a dog"]
+    other.until(lambda: other.texts() == ["a dog"])
 
     first.page.close()  # in the middle of a picture
     other.until(lambda: desk.drafts() and not desk.busy.locked())
