@@ -78,7 +78,11 @@ def random_document(draw: random.Random) -> Document:
         if draw.random() < 0.5:
             return Text(words(), origin, draw.choice([None, None, (), (1, 2)]))
         made = Generation(
-            draw.randrange(2**63), draw.choice(["1a", "", ' a -->"y--z', "é\\"]), draw.randrange(99), draw.choice([3, 0.1, 1e-7])
+            draw.randrange(2**63),
+            draw.choice(["1a", "", ' a -->"y--z', "é\\"]),
+            draw.randrange(99),
+            draw.choice([3, 0.1, 1e-7]),
+            draw.choice([None, "plain", "dpm++", "--> x"]),
         )
         return Image.from_array(
             pixels(draw.randrange(9)), words(), origin, generation=made if origin == "generated" and draw.random() < 0.7 else None
@@ -115,6 +119,13 @@ def test_json_round_trip_is_exact(tmp_path: Path) -> None:
         page.save(tmp_path / "page.json")
         assert Document.load(tmp_path / "page.json") == page
         assert json.loads((tmp_path / "page.json").read_text()) == page.to_json()
+
+
+def test_documents_from_before_the_sampler_was_recorded_are_read_and_written_as_they_were() -> None:
+    page = Document([Image.from_array(pixels(), "", "generated", generation=MADE)])
+    assert page.images[0].generation.sampler is None
+    assert "sampler" not in page.to_markdown() and "sampler" not in json.dumps(page.to_json())
+    assert Document.from_markdown(page.to_markdown()) == Document.from_json(page.to_json()) == page
 
 
 def test_written_markdown_is_what_a_person_would_write(tmp_path: Path) -> None:

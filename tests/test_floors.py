@@ -22,6 +22,7 @@ FLOORS = {
     "training": 4,
     "generation": 4,
     "evaluation": 5,
+    "serving": 6,
     "testing": 6,
     "cli": 7,
     "__init__": 8,

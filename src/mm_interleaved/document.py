@@ -59,7 +59,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How a picture was made: the same model, document, seed, steps and guidance give the same picture again."""
+    """How a picture was made: the same model, document, seed, steps, guidance and sampler give the same picture again."""
 
     seed: int
     """Seed of the noise, from 0 to 2**63 - 1."""
@@ -69,13 +69,16 @@ class Generation:
     """Denoising steps."""
     guidance: float
     """Scale of classifier-free guidance; 1 is none."""
+    sampler: str | None = None
+    """How the steps were taken (`generation.options.SAMPLERS`); None: not recorded, as in documents of earlier versions."""
 
     def __post_init__(self) -> None:
         for name, value in (("seed", self.seed), ("steps", self.steps)):
             if type(value) is not int or not 0 <= value < 2**63:
                 raise DocumentError(f"{name}: expected a whole number from 0 to 2**63 - 1, got {value!r:.60}.")
-        if not isinstance(self.model_hash, str) or not self.model_hash.isprintable():
-            raise DocumentError(f"model_hash: expected printable text, got {self.model_hash!r:.60}.")
+        for name, word in (("model_hash", self.model_hash), ("sampler", "" if self.sampler is None else self.sampler)):
+            if not isinstance(word, str) or not word.isprintable():
+                raise DocumentError(f"{name}: expected printable text, got {word!r:.60}.")
         # A whole number is stored as the float it means, so that 3 and 3.0 are written alike; the bound keeps float() from overflowing.
         if type(self.guidance) not in (int, float) or not abs(self.guidance) < 1e6:
             raise DocumentError(f"guidance: expected a number, got {self.guidance!r:.60}.")
@@ -104,7 +107,9 @@ class Image:
         """Stores what the named constructors have checked; call those."""
         _check_origin(origin)
         if generation is not None and origin != "generated":
-            raise DocumentError("picture: seed, model_hash, steps and guidance describe a generated picture; set origin to 'generated'.")
+            raise DocumentError(
+                "picture: seed, model_hash, steps, guidance and sampler describe a generated picture; set origin to 'generated'."
+            )
         self._alt = Text(alt).text  # the same rule for characters
         self._origin: Origin = origin
         self._generation = generation

@@ -22,6 +22,7 @@ VERBS = [
     ("train",),
     ("evaluate",),
     ("explain",),
+    ("page",),
     ("doctor",),
     ("data", "build"),
     ("data", "preview"),

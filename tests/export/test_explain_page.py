@@ -85,6 +85,16 @@ def test_a_png_shows_the_picture_with_its_points(explanation):
     assert np.argwhere(hot)[:, 1].mean() > 300  # right of the middle of a picture 384 wide
 
 
+def test_a_long_caption_stays_inside_the_png(explanation):
+    seen = explanation.readings[1]
+    with pillow.open(io.BytesIO(to_png(explanation, seen, "cat"))) as short:
+        low = short.size
+    with pillow.open(io.BytesIO(to_png(explanation, seen, "a very long name of a word " * 12))) as picture:
+        margin = np.asarray(picture.convert("L"))[:, -12:]
+        assert picture.width == low[0] and picture.height > low[1] + 60
+    assert (margin == 255).all()
+
+
 def test_words_and_regions_are_found_or_refused_by_name(explanation):
     assert explanation.find("1") == explanation.find("CAT") == 1
     assert explanation.region(1, 1, 0).looks[0].share == pytest.approx(0.75)

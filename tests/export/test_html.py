@@ -142,9 +142,9 @@ def test_a_screen_reader_finds_language_landmark_and_descriptions() -> None:
 
 
 def test_generated_pictures_say_how_they_were_made() -> None:
-    made = Generation(seed=7, model_hash="1a2b", steps=24, guidance=3.0)
+    made = Generation(seed=7, model_hash="1a2b", steps=24, guidance=3.0, sampler="dpm++")
     words = Page(to_html(Document([picture(origin="generated", generation=made), picture()]))).words
-    assert "generated seed 7 24 steps guidance 3 model 1a2b" in words
+    assert "generated seed 7 24 steps guidance 3 dpm++ model 1a2b" in words
     assert "given" in words
     assert "生成 种子 7 24 步" in Page(to_html(Document([picture(origin="generated", generation=made)]), language="zh-CN")).words
 

@@ -1,6 +1,6 @@
 """Continuing a document: nothing is computed twice, nothing is lost, and the seed decides."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.errors import ConfigError, GenerationError, LayoutError
 from mm_interleaved.generation.engine import continue_document, stream
 from mm_interleaved.generation.events import Finished, ImageDone, ImageProgress, TextDelta
-from mm_interleaved.generation.options import Options
+from mm_interleaved.generation.options import SAMPLERS, Options
 from mm_interleaved.generation.state import DocumentState
 from mm_interleaved.testing import tiny_model, tiny_processor
 from tests.generation.conftest import QUICK, follow, picture
@@ -164,6 +164,18 @@ def test_a_generated_picture_knows_how_it_was_made(model, processor, prompt):
     assert (made.generation.steps, made.generation.guidance) == (2, 3.0)
     assert made.alt == "draw a 3D camel on a white ground."
     assert document.images[0] == prompt.images[0]
+
+
+def test_a_picture_is_made_again_from_its_record_alone(model, processor, prompt):
+    def paint(**record):
+        return continue_document(model, processor, prompt, model_hash="abc", force_image=True, max_tokens=1, **record).images[-1]
+
+    made = [paint(seed=4, steps=3, guidance=1.5, sampler=sampler) for sampler in SAMPLERS]
+    assert len({image.sha256 for image in made}) == len(SAMPLERS)
+    for image in made:
+        record = asdict(image.generation)
+        assert record.pop("model_hash") == "abc"
+        assert paint(**record) == image
 
 
 def test_begin_image_is_suppressed_after_max_images(model, processor, prompt):

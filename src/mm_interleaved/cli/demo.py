@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import webbrowser
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +12,9 @@ import typer
 
 from mm_interleaved.cli.console import JsonOption, Output
 from mm_interleaved.cli.continuing import Job, continue_one, load_quietly, tell
+from mm_interleaved.cli.page import has_screen, serve
+from mm_interleaved.cli.prompts import EXAMPLES, SHOWN
 from mm_interleaved.document import Document
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-"""The prompts inside the package."""
-
-SHOWN = ("story", "draw-a-picture", "same-style", "what-is-it", "huatu")
-"""Which examples the demo continues, in this order."""
 
 
 def demo(
@@ -27,10 +22,12 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of everything random; another seed gives other pictures.")] = 0,
     model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; by default the model in the box.")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps of a picture.")] = 20,
-    open_page: Annotated[bool, typer.Option("--open", help="Show the first page in a browser, if there is a screen.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Then open 'mmi page', to write documents of your own, if there is a screen.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue a few example prompts with words and pictures, and say where the pages lie."""
+    """Continue a few example prompts with words and pictures, say where the pages lie, and open a page to write in."""
     output = Output(as_json=as_json)
     started = time.perf_counter()
     output.progress.print("loading the model …")
@@ -46,5 +43,9 @@ def demo(
     pictures = sum(result["pictures"] for result in results)
     output.say(f"{pictures} pictures in {len(results)} pages, {seconds:.1f} s; open {results[0]['files']['html']}")
     output.result({"documents": results, "pictures": pictures, "seconds": round(seconds, 3), "model_hash": loaded.model_hash, "seed": seed})
-    if open_page and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform in ("darwin", "win32")):
-        webbrowser.open(Path(results[0]["files"]["html"]).resolve().as_uri())
+    if open_page and not as_json and has_screen():
+        if find_spec("gradio") is not None:
+            serve(loaded, out / "page", port=0, language="en", open_page=True, output=output)
+        else:
+            output.say("to write documents of your own in the browser: pip install 'mm-interleaved[page]', then mmi page")
+            webbrowser.open(Path(results[0]["files"]["html"]).resolve().as_uri())

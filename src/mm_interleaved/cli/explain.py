@@ -28,7 +28,8 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Write a page where words light up what they looked at, the same as JSON, and a PNG for chosen words and regions."""
-    from mm_interleaved.export.explain_page import to_html, to_png
+    from mm_interleaved.data.playground.material.lettering import faces
+    from mm_interleaved.export.explain_page import LETTERS, to_html, to_png
     from mm_interleaved.generation.trace import trace_document
 
     output = Output(as_json=as_json)
@@ -50,9 +51,10 @@ def explain(
         drawings.append((f"region-{image}-{row}-{column}", name, found.region(image, row, column)))
     write_atomically(files["html"], to_html(found).encode())
     write_atomically(files["json"], json.dumps(found.to_json(), ensure_ascii=False).encode())
+    chinese = [face.at(LETTERS) for use in ("screen", "hand") for face in faces(use, "zh")] if drawings else []
     for key, name, reading in drawings:
         files[key] = out / f"{document.stem}-{key}.png"
-        write_atomically(files[key], to_png(found, reading, name))
+        write_atomically(files[key], to_png(found, reading, name, chinese))
         if not reading.looks:
             output.say(f"{name} has no earlier picture to look at")
     blind = sum(not reading.looks for reading in found.readings)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mm_interleaved import __version__
-from mm_interleaved.cli import convert, data, demo, doctor, evaluate, explain, generate, train
+from mm_interleaved.cli import convert, data, demo, doctor, evaluate, explain, generate, page, train
 from mm_interleaved.cli.console import TRACEBACK, guarded, traceback_wanted
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("generate")(guarded(generate.generate))
 app.command("train")(guarded(train.train))
 app.command("evaluate")(guarded(evaluate.evaluate))
 app.command("explain")(guarded(explain.explain))
+app.command("page")(guarded(page.page))
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
 app.command("doctor")(guarded(doctor.doctor))

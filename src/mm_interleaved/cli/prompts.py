@@ -13,6 +13,12 @@ from mm_interleaved.errors import DocumentError
 from mm_interleaved.export.files import decode_utf8
 from mm_interleaved.picture_file import read_file
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+"""The prompts inside the package."""
+
+SHOWN = ("story", "draw-a-picture", "same-style", "what-is-it", "huatu")
+"""Which examples the demo continues and the page offers first, in this order."""
+
 SUFFIXES = (".md", ".markdown", ".txt", ".json", ".jsonl")
 
 

@@ -10,7 +10,7 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,11 +22,14 @@ from PIL import ImageDraw
 from mm_interleaved.document import Image
 from mm_interleaved.export.explanation import Explanation, Reading, average, image_places
 from mm_interleaved.export.files import data_uri
+from mm_interleaved.export.lettering import Font, lettered
 
 SHOWN_POINTS = 24
 """Heaviest points that the page shows per picture; shares and hottest places count all."""
 PICTURE_SIDE = 384
 """Pixels of one picture's longer side in a PNG."""
+LETTERS = 15
+"""Pixels of the letters in a PNG."""
 _NOTHING = "has no earlier picture to look at."
 
 
@@ -64,22 +67,23 @@ def to_html(explanation: Explanation, title: str = "What each word looked at") -
     )
 
 
-def to_png(explanation: Explanation, reading: Reading, name: str) -> bytes:
+def to_png(explanation: Explanation, reading: Reading, name: str, fonts: Sequence[Font] = ()) -> bytes:
     """All pictures that a word or region looked at, side by side, with heat and points.
 
     Args:
-        name: the word or region, for the line above.
+        name: the word or region, for the lines above.
+        fonts: for scripts that `export/lettering.py` may not find fonts for; of size `LETTERS`.
     """
     images = explanation.document.images
     tiles = [_tile(images[look.image], reading, place) for place, look in enumerate(reading.looks)]
-    told = _entry(name, reading)["told"].encode("latin-1", "replace").decode("latin-1")  # what Pillow's own font has
-    margin, line = 12, 24
+    margin = 12
     width = max(sum(tile.width + margin for tile in tiles) + margin, 2 * PICTURE_SIDE)
-    sheet = pillow.new("RGB", (width, max((tile.height for tile in tiles), default=0) + line + 2 * margin), "white")
-    ImageDraw.Draw(sheet).text((margin, margin // 2), told, fill="black", font_size=15)
+    told = lettered(_entry(name, reading)["told"], width - 2 * margin, size=LETTERS, fonts=fonts)
+    sheet = pillow.new("RGB", (width, max((tile.height for tile in tiles), default=0) + told.height + 3 * margin), "white")
+    sheet.paste(told, (margin, margin))
     left = margin
     for tile in tiles:
-        sheet.paste(tile, (left, line + margin))
+        sheet.paste(tile, (left, told.height + 2 * margin))
         left += tile.width + margin
     stream = io.BytesIO()
     sheet.save(stream, format="PNG")

@@ -129,6 +129,7 @@ def _figure(picture: Segment, number: int, label: dict[str, str]) -> str:
     if (made := picture.generation) is not None:
         shown = made.model_hash if len(made.model_hash) <= _HASH_SHOWN else made.model_hash[:_HASH_SHOWN]
         parts = [label["seed"].format(made.seed), label["steps"].format(made.steps), label["guidance"].format(f"{made.guidance:g}")]
+        parts += [made.sampler] if made.sampler not in (None, "plain") else []
         details = "".join(f' <span class="detail">{_escape(part)}</span>' for part in parts)
         if shown:
             details += f' <span class="detail" title="{_escape(made.model_hash)}">{_escape(label["model"].format(shown))}</span>'

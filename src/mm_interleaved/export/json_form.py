@@ -3,7 +3,7 @@
     {"format": "mm-interleaved/document", "version": 1, "segments": [
       {"type": "text", "text": "A cat.", "origin": "given"},
       {"type": "image", "image": "data:image/png;base64,…", "alt": "", "origin": "generated",
-       "seed": 7, "model_hash": "1a2b", "steps": 24, "guidance": 3.0}]}
+       "seed": 7, "model_hash": "1a2b", "steps": 24, "guidance": 3.0, "sampler": "plain"}]}
 
 That is what is written. Read are also: the bare list; a bare string as a text; an image by "path" or "url" (a file or data URI; also in
 "image"); the part `{"type": "image_url", "image_url": {"url": "data:…"}}`; `token_ids` of a text. Unknown keys are errors: a misspelt
@@ -26,7 +26,8 @@ FORMAT = "mm-interleaved/document"
 VERSION = 1
 _DOCUMENT_KEYS = ("format", "version", "segments")
 _TEXT_KEYS = ("type", "text", "origin", "token_ids")
-_GENERATION_KEYS = ("seed", "model_hash", "steps", "guidance")
+_GENERATION_KEYS = ("seed", "model_hash", "steps", "guidance", "sampler")
+_NEEDED_KEYS = _GENERATION_KEYS[:-1]  # earlier versions did not record the sampler
 _SOURCE_KEYS = ("image", "path", "url", "image_url")
 _IMAGE_KEYS = ("type", *_SOURCE_KEYS, "alt", "origin", *_GENERATION_KEYS)
 
@@ -124,9 +125,10 @@ def _read_image(part: Mapping[str, object], where: str, folder: Path, allow_file
     if not isinstance(reference, str):
         raise DocumentError(f"{where}: {sources[0]}: expected a data URI or a path, got {type(reference).__name__}.")
     made = {key: part[key] for key in _GENERATION_KEYS if part.get(key) is not None}
-    missing = [key for key in _GENERATION_KEYS if key not in made]
+    missing = [key for key in _NEEDED_KEYS if key not in made]
     if made and missing:
-        raise DocumentError(f"{where}: {', '.join(made)} without {', '.join(missing)}; a generated picture has all four or none.")
+        needed = ", ".join(_NEEDED_KEYS)
+        raise DocumentError(f"{where}: {', '.join(made)} without {', '.join(missing)}; a generated picture has all of {needed}, or none.")
     found = read_reference(reference, folder=folder, where=where, allow_files=allow_files)
     generation = Generation(**made) if made else None  # type: ignore[arg-type]
     return found.described(alt=part.get("alt", ""), origin=part.get("origin", "given"), generation=generation)  # type: ignore[arg-type]
@@ -140,7 +142,8 @@ def _write_segment(segment: Segment) -> dict[str, object]:
         return written
     written = {"type": "image", "image": data_uri(segment), "alt": segment.alt, "origin": segment.origin}
     if segment.generation is not None:
-        written |= {key: getattr(segment.generation, key) for key in _GENERATION_KEYS}
+        made = {key: getattr(segment.generation, key) for key in _GENERATION_KEYS}
+        written |= {key: value for key, value in made.items() if value is not None}
     return written
 
 

@@ -10,7 +10,7 @@ Reading
 
 Writing
     - Segments are separated by one blank line. A picture that the model drew is followed by how it was made:
-      `<!-- mmi picture generated seed=7 model_hash=1a2b steps=24 guidance=3.0 -->`
+      `<!-- mmi picture generated seed=7 model_hash=1a2b steps=24 guidance=3.0 sampler=plain -->`
     - A text is preceded by a comment where it would not be read back the same: `<!-- mmi text generated -->` for words of the model (with
       `token_ids=[…]` where known), `<!-- mmi text given -->` between neighbouring texts, and `escaped` where its own characters would be
       taken for a picture, a comment or code that swallows what follows.
@@ -48,7 +48,8 @@ _NOTE = re.compile(r"<!--[ \t]*mmi\b(?P<note>.*?)-->", re.DOTALL)
 _NOTE_WORD = re.compile(r'([A-Za-z_]+)(?:=("(?:[^"\\]|\\.)*"|[^\s"]+))?(?:\s+|$)')
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _UNESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])|(&#?\w+;)")
-_PICTURE_WORDS = ("seed", "model_hash", "steps", "guidance")
+_PICTURE_WORDS = ("seed", "model_hash", "steps", "guidance", "sampler")
+_NEEDED_WORDS = _PICTURE_WORDS[:-1]  # earlier versions did not record the sampler
 _MAX_BACKTICKS = 32
 _TEXT_WORDS = ("token_ids", "escaped")
 
@@ -164,7 +165,8 @@ def _write_picture(picture: Image, reference: str) -> str:
         return written
     words: list[str] = [picture.origin]
     if picture.generation is not None:
-        words += [f"{name}={_word(getattr(picture.generation, name))}" for name in _PICTURE_WORDS]
+        made = {name: getattr(picture.generation, name) for name in _PICTURE_WORDS}
+        words += [f"{name}={_word(value)}" for name, value in made.items() if value is not None]
     return f"{written}\n<!-- mmi picture {' '.join(words)} -->"
 
 
@@ -221,15 +223,16 @@ def _read_picture(picture: re.Match[str], note: str | None, folder: Path, where:
         return found.described(alt=alt, origin="given")
     words = _read_note(note, "picture", _PICTURE_WORDS, where)
     origin: Origin = "generated" if words.pop("origin") == "generated" else "given"
-    missing = [name for name in _PICTURE_WORDS if name not in words]
+    missing = [name for name in _NEEDED_WORDS if name not in words]
     if words and missing:
         raise DocumentError(
-            f"{where}: the comment after the picture lacks {', '.join(missing)}; it has all of {', '.join(_PICTURE_WORDS)}, or none."
+            f"{where}: the comment after the picture lacks {', '.join(missing)}; it has all of {', '.join(_NEEDED_WORDS)}, or none."
         )
     try:
         generation = None
         if words:
-            generation = Generation(int(words["seed"]), words["model_hash"], int(words["steps"]), float(words["guidance"]))
+            numbers = int(words["seed"]), words["model_hash"], int(words["steps"]), float(words["guidance"])
+            generation = Generation(*numbers, words.get("sampler"))
         return found.described(alt=alt, origin=origin, generation=generation)
     except (ValueError, DocumentError) as error:
         raise DocumentError(f"{where}: the comment after the picture is wrong ({error}); correct or delete it.") from error

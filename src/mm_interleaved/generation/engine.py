@@ -443,7 +443,7 @@ class Continuation(Iterator[Event]):
             picture,
             alt=_alternative_text(self._segments),
             origin="generated",
-            generation=Generation(seed=options.seed, model_hash=self.model_hash, steps=options.steps, guidance=options.guidance),
+            generation=Generation(options.seed, self.model_hash, options.steps, options.guidance, options.sampler),
         )
         self._state.append_image(picture)
         self._segments.append(image)

@@ -1,0 +1,52 @@
+"""A tiny model that always draws, at a desk of its own."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as pillow
+
+from mm_interleaved.cli.prompts import EXAMPLES
+from mm_interleaved.generation.load import Model
+from mm_interleaved.serving.session import Desk
+from mm_interleaved.testing import tiny_model, tiny_processor
+
+DEMONSTRATIONS = sorted(EXAMPLES.glob("*.md"))
+
+
+class Eager(Model):
+    """Begins every continuation with a picture; `steps` decides how long it takes, `started` tells that it began."""
+
+    steps = 3
+
+    def stream(self, document, **options):
+        return super().stream(document, **{**options, "force_image": True, "max_tokens": 4, "steps": self.steps, "preview_every": 0})
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def tiny():
+    return tiny_model(), tiny_processor()
+
+
+@pytest.fixture
+def model(tiny):
+    return Eager(*tiny)
+
+
+@pytest.fixture
+def desk(model, tmp_path):
+    return Desk(model, tmp_path / "out", DEMONSTRATIONS)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "cat.png"
+    pillow.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(path)
+    return path

@@ -1,0 +1,296 @@
+"""The page in a real browser: type, paste, generate, stop, edit, draw again, save, print; and what goes wrong."""
+
+import base64
+import errno
+import os
+import shutil
+import threading
+
+import pytest
+
+pytest.importorskip("gradio", reason="the page needs Gradio (pip install 'mm-interleaved[page]')")
+pytest.importorskip("playwright", reason="the browser is driven by playwright (pip install playwright)")
+import uvicorn
+from playwright.sync_api import Error, expect, sync_playwright
+
+from mm_interleaved.cli.page import bind
+from mm_interleaved.document import Document
+from mm_interleaved.export import files
+from mm_interleaved.picture_file import MAX_BYTES
+from mm_interleaved.serving.labels import LABELS
+from mm_interleaved.serving.page import app
+from tests.serving.conftest import Eager
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+SECONDS = 60
+"""For one expectation: the machine may be busy."""
+LONG = 100_000
+"""Steps of a picture that is not finished before the test stops it."""
+ENDINGS = tuple(LABELS[reason]["en"] for reason in ("end", "max_images", "max_tokens", "context_full"))
+PASTE = """(box, encoded) => {
+  const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0)), held = new DataTransfer();
+  held.items.add(new File([bytes], "cat.png", {type: "image/png"}));
+  box.dispatchEvent(new ClipboardEvent("paste", {clipboardData: held, bubbles: true, cancelable: true}));
+}"""
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture
+def address(desk):
+    taken = bind(0)
+    server = uvicorn.Server(uvicorn.Config(app(desk), log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
+    for session in list(desk.sessions):
+        desk.leave(session)
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """One tab, in the words of these tests."""
+
+    def __init__(self, page, address):
+        page.set_default_timeout(1000 * SECONDS)
+        self.page = page
+        page.goto(address)
+        page.locator("#composer textarea").wait_for()
+
+    def until(self, claim):
+        """Waits for a claim about the page."""
+        for _ in range(10 * SECONDS):
+            try:
+                if claim():
+                    return
+            except (Error, IndexError):
+                pass  # it was being drawn anew
+            self.page.wait_for_timeout(100)
+        assert claim()
+
+    def write(self, text):
+        self.page.locator("#composer textarea").fill(text)
+
+    def paste(self, picture):
+        box = self.page.locator("#composer textarea")
+        box.evaluate(PASTE, base64.b64encode(picture.read_bytes()).decode())
+        self.page.locator("#composer img").wait_for()
+
+    def upload(self, file):
+        self.page.locator("#composer input[type=file]").set_input_files(file)
+
+    def click(self, css):
+        self.page.locator(css).click()
+
+    def press(self, words):
+        self.page.locator(".tools button", has_text=words).first.click()
+
+    def texts(self):
+        return [box.input_value() for box in self.page.locator(".segment textarea").all()]
+
+    def pictures(self, css=".segment img"):
+        return [picture.get_attribute("src") for picture in self.page.locator(css).all()]
+
+    def told(self, words):
+        expect(self.page.locator("#status")).to_contain_text(words, timeout=1000 * SECONDS)
+
+    def finished(self):
+        self.until(lambda: self.page.locator("#status").inner_text().startswith(ENDINGS))
+
+
+@pytest.fixture
+def open_tab(chromium, address):
+    contexts = []
+
+    def tab(**options):
+        contexts.append(chromium.new_context(**options))
+        return Tab(contexts[-1].new_page(), address)
+
+    yield tab
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def tab(open_tab):
+    return open_tab()
+
+
+def test_a_document_is_written_made_changed_saved_and_printed(tab, model: Eager, picture, desk):
+    asked = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.write("draw a cat.")
+    tab.click("#add")
+    tab.until(lambda: tab.texts() == ["draw a cat."])
+    tab.paste(picture)
+    tab.click("#add")
+    tab.until(lambda: len(tab.pictures()) == 1)
+
+    tab.click("#continue")
+    tab.until(lambda: len(tab.pictures(".made img")) >= 1)
+    tab.finished()
+    drawn = tab.pictures(".made img")[0]
+    tab.press("Draw again")
+    tab.until(lambda: tab.pictures(".made img")[0] != drawn)
+    tab.finished()
+
+    box = tab.page.locator(".segment textarea").first
+    box.fill("draw a dog.")  # as pasted, or by an input method: no key is pressed
+    box.blur()
+    tab.until(lambda: next(iter(desk.sessions.values())).document[0].text == "draw a dog.")
+    model.steps = LONG
+    before = len(tab.pictures())
+    tab.click("#continue")
+    tab.page.locator("#live progress").wait_for()
+    tab.click("#stop")
+    tab.told("Stopped")
+    tab.until(lambda: len(tab.pictures()) == before)
+
+    tab.click("#save")
+    tab.told("Saved in")
+    (written,) = desk.folder.glob("page-*.json")
+    document = Document.load(written)
+    assert document[0].text == "draw a dog."
+    assert document[1].data == picture.read_bytes()
+    assert document.images[1].generation.seed == 1
+    assert {path.suffix for path in desk.folder.glob("page-*.*")} == {".html", ".md", ".json"}
+    with tab.page.expect_download() as download:
+        tab.page.locator("#files a[download]", has_text="json").first.click()
+    assert Document.load(download.value.path().rename(desk.folder / "down.json")) == document
+    printed = tab.page.pdf()
+    assert printed.startswith(b"%PDF") and len(printed) > 5000
+    assert asked and not [url for url in asked if not url.startswith((tab.page.url, "data:", "blob:"))]
+
+
+def test_a_text_is_gone_on_from_and_segments_are_moved_and_removed(tab):
+    for words in ("a cat", "a dog"):
+        tab.write(words)
+        tab.click("#add")
+        tab.until(lambda words=words: tab.texts()[-1:] == [words])
+    tab.press("Up")
+    tab.until(lambda: tab.texts() == ["a dog", "a cat"])
+    tab.press("Remove")
+    tab.until(lambda: tab.texts() == ["a cat"])
+    tab.press("Go on from here")
+    tab.finished()
+    tab.until(lambda: tab.texts()[:1] == ["a cat"] and len(tab.pictures(".made img")) >= 1)
+
+
+def test_an_empty_prompt_is_told_on_the_page(tab):
+    tab.click("#continue")
+    tab.told("empty prompt")
+
+
+def test_a_broken_upload_is_named_and_what_was_written_stays(tab, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG no")
+    tab.write("a cat")
+    tab.upload(broken)
+    tab.page.locator("#composer .thumbnail-item").wait_for()
+    tab.click("#add")
+    tab.told("broken.png")
+    assert tab.texts() == []
+    assert tab.page.locator("#composer textarea").input_value() == "a cat"
+
+
+def test_a_huge_upload_is_refused_with_a_message_and_the_page_goes_on(tab, tmp_path):
+    huge = tmp_path / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    tab.write("a cat")
+    tab.upload(huge)
+    expect(tab.page.locator("body")).to_contain_text("exceed the maximum", timeout=1000 * SECONDS)
+    tab.click("#add")
+    tab.until(lambda: tab.texts() == ["a cat"])
+
+
+def test_only_one_tab_is_continued_and_a_browser_that_goes_away_frees_the_model(open_tab, model, desk):
+    first, other = open_tab(), open_tab()
+    model.steps = LONG
+    first.write("a cat")
+    first.click("#continue")
+    first.page.locator("#live progress").wait_for()
+    other.write("a dog")
+    other.click("#continue")
+    other.told("another tab")
+    other.until(lambda: other.texts() == ["a dog"])
+
+    first.page.close()  # in the middle of a picture
+    other.until(lambda: desk.drafts() and not desk.busy.locked())
+    assert Document.load(desk.drafts()[0]).texts[0].text == "a cat"
+    model.steps = 1
+    other.click("#continue")
+    other.finished()
+    other.until(other.pictures)
+    assert Document.load(desk.drafts()[0]).texts[0].text == "a dog"
+
+
+def test_a_full_disk_is_told_and_the_document_stays(tab, desk, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    tab.write("a cat")
+    tab.click("#continue")
+    tab.told("No space left")
+    tab.until(lambda: len(tab.pictures()) >= 1)
+    tab.click("#save")
+    tab.told("No space left")
+    assert tab.texts()[0] == "a cat"
+    monkeypatch.undo()
+    tab.click("#save")
+    tab.told("Saved in")
+    assert len(Document.load(next(desk.folder.glob("page-*.json"))).images) >= 1
+
+
+def test_the_page_speaks_chinese_and_starts_from_demonstrations_and_drafts(tab):
+    tab.write("a cat")
+    tab.click("#add")
+    tab.until(lambda: tab.texts() == ["a cat"])
+    tab.page.locator("#tongue label", has_text="中文").click()
+    expect(tab.page.locator("#continue")).to_have_text("续写", timeout=1000 * SECONDS)
+    tab.click("#start input")
+    first = tab.page.locator("[role=option]").nth(1).inner_text()
+    assert any("\u4e00" <= character <= "\u9fff" for character in first)
+    tab.page.locator("[role=option]", has_text="3D camel travels").click()
+    tab.until(lambda: "3D camel" in tab.texts()[0])
+    assert "从这里续写" in tab.page.locator(".tools").first.inner_text()
+    tab.page.reload()
+    tab.page.locator("#start input").click()
+    tab.page.locator("[role=option]", has_text="where you left off").last.click()
+    tab.until(lambda: tab.texts() == ["a cat"])
+
+
+def test_a_picture_of_ones_own_becomes_the_hero(tab, picture):
+    tab.page.locator("#hero button").first.click()
+    tab.page.locator("#hero-name input, #hero-name textarea").fill("Momo")
+    tab.click("#hero-story")
+    tab.told("a picture and a name")
+    tab.paste(picture)
+    tab.click("#hero-story")
+    tab.finished()
+    tab.until(lambda: tab.texts()[:2] == ["this is Momo.", "tell a story about Momo."] and len(tab.pictures()) >= 2)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(language, open_tab, picture):
+    tab = open_tab(viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
+    if language == "zh":
+        tab.page.locator("#tongue label", has_text="中文").click()
+        expect(tab.page.locator("#continue")).to_have_text("续写", timeout=1000 * SECONDS)
+    tab.write("a cat " * 30)
+    tab.paste(picture)
+    tab.click("#continue")
+    tab.until(lambda: len(tab.pictures(".made img")) >= 1)
+    tab.finished() if language == "en" else None
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
