@@ -9,7 +9,6 @@ seed 0, once each; nothing is picked or left out. What comes is what the command
 from __future__ import annotations
 
 import argparse
-import copy
 import html
 import io
 import shutil
@@ -28,12 +27,11 @@ from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.tasks import sample
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.document import Document, Image, Segment, Text
+from mm_interleaved.evaluation.ablation import closed_synchronizers
 from mm_interleaved.evaluation.playground import tasks_of, world_of
 from mm_interleaved.export.lettering import lettered
 from mm_interleaved.generation.load import BOX, Model
 from mm_interleaved.generation.options import Options
-from mm_interleaved.model.conditioned_unet import UNetSynchronizer
-from mm_interleaved.model.language_model import Synchronizer
 
 MOST_BYTES = 1_500_000
 """Of all pictures together."""
@@ -93,8 +91,9 @@ def main() -> None:
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
     model = load_quietly(chosen.model)
-    without = silenced(model)
-    silent_folder = without.save(_emptied(chosen.work / "without-mmfs"))
+    with closed_synchronizers(model.network):
+        silent_folder = model.save(_emptied(chosen.work / "without-mmfs"))
+    without = load_quietly(silent_folder)
     world = World(Pack.load(), world_of(chosen.model or BOX, "test"))
     named = "" if chosen.model is None else f" --model {chosen.model}"
     parts = []
@@ -120,19 +119,6 @@ def main() -> None:
     if size > MOST_BYTES:
         raise SystemExit(f"the pictures have {size:,} bytes, at most {MOST_BYTES:,} are wanted; show fewer or smaller ones.")
     print(f"{chosen.docs / 'gallery.md'}: {len(list(pictures.rglob('*.png')))} pictures, {size:,} bytes")
-
-
-def silenced(model: Model) -> Model:
-    """A copy in which no synchronizer adds anything: gates of the language model and output convolutions of the UNet are zero."""
-    network = copy.deepcopy(model.network)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, Synchronizer):
-                module.gate.zero_()
-            if isinstance(module, UNetSynchronizer):
-                module.output_convolution.weight.zero_()
-                module.output_convolution.bias.zero_()
-    return Model(network, model.processor)
 
 
 def _held_out(task: str, world: World, folder: Path) -> Shown:

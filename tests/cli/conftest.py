@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image as pillow
 from typer.testing import CliRunner
 
@@ -14,16 +13,9 @@ from mm_interleaved.cli.main import app
 from mm_interleaved.generation import load as loading
 from mm_interleaved.generation.load import Model
 from mm_interleaved.testing import tiny_model, tiny_processor
+from tests.single_thread import one_thread as one_thread
 
 QUICK = ("--steps", "2", "--max-tokens", "6", "--temperature", "1", "--force-image")
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -1,22 +1,14 @@
 """A tiny model that draws at once, in a tiny world."""
 
 import pytest
-import torch
 
 from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.generation.load import Model
 from mm_interleaved.testing import tiny_model, tiny_processor
+from tests.single_thread import one_thread as one_thread
 
 WORLD = WorldConfig(things=10, styles=2, split="train")
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

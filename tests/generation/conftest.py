@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 from mm_interleaved.document import Document, Image
 from mm_interleaved.testing import tiny_model, tiny_processor
+from tests.single_thread import one_thread as one_thread
 
 QUICK = {"steps": 2, "max_tokens": 12}
 
@@ -33,14 +33,6 @@ def follow(run, *parts):
 
 def picture(seed=0, side=40):
     return Image.from_array(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image as pillow
 
 from mm_interleaved.cli.prompts import EXAMPLES
 from mm_interleaved.generation.load import Model
 from mm_interleaved.serving.session import Desk
 from mm_interleaved.testing import tiny_model, tiny_processor
+from tests.single_thread import one_thread as one_thread
 
 DEMONSTRATIONS = sorted(EXAMPLES.glob("*.md"))
 
@@ -20,14 +20,6 @@ class Eager(Model):
 
     def stream(self, document, **options):
         return super().stream(document, **{**options, "force_image": True, "max_tokens": 4, "steps": self.steps, "preview_every": 0})
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -21,7 +18,7 @@ from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 from mm_interleaved.evaluation.extractors import Extractor, picture_rows
 from mm_interleaved.evaluation.making import GREY
-from mm_interleaved.evaluation.playground import PICTURES, PROTOCOL, RESULTS, TABLE, software
+from mm_interleaved.evaluation.playground import PICTURES, software, write_figures
 from mm_interleaved.evaluation.results import FIELDS, Row, interval
 from mm_interleaved.evaluation.scoring import mean
 from mm_interleaved.evaluation.store import WHOLE, Part, Store
@@ -125,13 +122,7 @@ def evaluate_benchmark(
         "refused": refused,
         "seconds": round(sum(each["seconds"] for each in records), 1),
     }
-    write_atomically(out / RESULTS, (json.dumps(rows, ensure_ascii=False, indent=2) + "\n").encode())
-    write_atomically(out / PROTOCOL, (json.dumps(full, ensure_ascii=False, indent=2) + "\n").encode())
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(out / TABLE, stream.getvalue().encode())
+    write_figures(out, rows, full)
     return {"results": rows, "tasks": {task.name: {"main": task.main}}, **full}
 
 

@@ -208,9 +208,7 @@ def evaluate(
     records = [store.records[member] for member in wanted]
     rows = results(records, world, seed)
     protocol |= {"tasks": {task: _about(task, [record for record in records if record["task"] == task]) for task in tasks}, "n": count}
-    write_atomically(out / RESULTS, (json.dumps(rows, ensure_ascii=False, indent=2) + "\n").encode())
-    write_atomically(out / TABLE, _csv(rows))
-    write_atomically(out / PROTOCOL, (json.dumps(protocol, ensure_ascii=False, indent=2) + "\n").encode())
+    write_figures(out, rows, protocol)
     drawn = [record for record in records if record["index"] < SHOWN]
     write_report(out / REPORT, out / PICTURES, rows, protocol, drawn, asked, world)
     write_sheet(out / SHEET, out / PICTURES, drawn, asked)
@@ -242,12 +240,19 @@ def _about(task: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+def write_figures(out: Path, rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> None:
+    """Writes results.json, the same as results.csv, and protocol.json.
+
+    Raises:
+        StorageError: one cannot be written.
+    """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return stream.getvalue().encode()
+    write_atomically(out / RESULTS, (json.dumps(rows, ensure_ascii=False, indent=2) + "\n").encode())
+    write_atomically(out / TABLE, stream.getvalue().encode())
+    write_atomically(out / PROTOCOL, (json.dumps(protocol, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def _protocol(model: Model, config: WorldConfig, *, seed: int, steps: int, guidance: float, ablate: bool) -> dict[str, Any]:

@@ -55,18 +55,10 @@ class Ranks:
         return self.mean(total) / self.mean(count)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Averages gradients over ranks; a rank that has none for a parameter counts as zero.
-
-        A parameter that has none on any rank keeps none, as in one process: the optimizer would otherwise shrink its weights.
-        """
+        """Averages gradients over ranks, in one message; a rank that has none for a parameter counts as zero."""
         if self.count == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        somewhere = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32, device=trained[0].device)
-        dist.all_reduce(somewhere, op=dist.ReduceOp.MAX)
-        trained = [parameter for parameter, there in zip(trained, somewhere.tolist(), strict=True) if there]
-        if not trained:
-            return
         flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
         dist.all_reduce(flat)
         flat /= self.count
