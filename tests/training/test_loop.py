@@ -14,6 +14,8 @@ import torch
 
 from mm_interleaved.checkpoint.native import load_model, read_config
 from mm_interleaved.errors import CheckpointError, ConfigError, MMInterleavedError, StorageError
+from mm_interleaved.processing.processor import MMInterleavedProcessor
+from mm_interleaved.testing import TINY_VOCABULARY
 from mm_interleaved.training import loop
 from mm_interleaved.training.assembly import make_corpus, make_model, make_processor
 from mm_interleaved.training.feed import Feed
@@ -258,3 +260,45 @@ def test_every_objective_names_its_columns(recipe):
         terms = objective(objective.prepare(corpus, range(3)))
         assert set(terms.columns) == set(objective.columns)
         assert terms.total.requires_grad or name == "autoencoder"
+
+
+def test_samples_that_are_not_painted_are_read_as_before(recipe):
+    plain, few = recipe("all"), recipe("few", data={"painted": 0.5, "last_unread": 0.5})
+    corpus, other = (make_corpus(run, side=16) for run in (plain, few))
+    config = read_model_config(plain)
+    objective = Documents(make_model(plain), make_processor(plain, config, corpus.world))
+    painted = [other.is_painted(index) for index in range(200)]
+    assert 80 < sum(painted) < 120
+    for index in range(12):
+        batch, lesser = (objective.prepare(made, [index]).batch for made in (corpus, other))
+        width = lesser.token_ids.shape[1]
+        assert torch.equal(lesser.token_ids, batch.token_ids[:, :width])  # shorter where its last picture is not read
+        assert torch.equal(lesser.targets[:, : width - 1], batch.targets[:, : width - 1])
+        assert len(lesser.target_image) == (len(batch.target_image) if painted[index] else 0)
+    batch = objective.prepare(other, [index for index in range(40) if not painted[index]])
+    terms = objective(batch)
+    terms.total.backward()
+    assert terms.columns["image_loss"].isnan()
+    assert objective.model.image_decoder.unet.conv_in.weight.grad is None
+
+
+def test_a_run_with_more_words_takes_rows_over_by_their_text(recipe):
+    first = recipe("first")
+    train(first)
+    more = {"vocabulary": TINY_VOCABULARY, "texts": 40, "tasks": ["caption", "tale"]}
+    init = {"from": first.output, "parts": ["language_model"]}
+    second = recipe("second", tokenizer=more, init=[init | {"rows": "by_text"}])
+    config = read_model_config(second)
+    now = make_processor(second, config, make_corpus(second, side=1).world)
+    with pytest.raises(CheckpointError, match="rows: by_text"):
+        make_model(recipe("refused", tokenizer=more, init=[init]), now)
+    earlier = MMInterleavedProcessor.from_pretrained(str(Path(first.output) / "processor")).tokenizer
+    before = load_model(Path(first.output) / "final").state_dict()["language_model.embed_tokens.weight"]
+    after = make_model(second, now).state_dict()["language_model.embed_tokens.weight"]
+    known, fresh = earlier.get_vocab(), now.tokenizer.get_vocab()
+    assert set(fresh) - set(known)
+    moved = [token for token in known if token in fresh and known[token] != fresh[token]]
+    assert moved
+    for token, place in fresh.items():
+        pieces = [known[token]] if token in known else [piece.id for piece in earlier.backend_tokenizer.model.tokenize(token)]
+        assert torch.allclose(after[place], before[pieces].mean(0)), token

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from mm_interleaved.checkpoint.native import load_model, load_parts, read_config
 from mm_interleaved.checkpoint.quantized import quantization
@@ -80,6 +81,7 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
         seed=recipe.training.seed,
         side=side,
         last_unread=recipe.data.last_unread,
+        painted=recipe.data.painted,
         sources={source.name: source.weight for source in recipe.data.sources},
         together=recipe.data.together,
     )
@@ -261,11 +263,34 @@ def _join(model: MMInterleavedForConditionalGeneration, recipe: Recipe, processo
         load_parts(model, folder, [part for part in entry.parts if part != HEADS_PART])
         if processor is not None and any(part.split(".")[0] in ("language_model", "text_head") for part in entry.parts):
             earlier = MMInterleavedProcessor.from_pretrained(str(folder))
-            if earlier.tokenizer.get_vocab() != processor.tokenizer.get_vocab():
+            if earlier.tokenizer.get_vocab() == processor.tokenizer.get_vocab():
+                continue
+            if entry.rows == "by_id":
                 raise CheckpointError(
                     f"init: {folder} was trained with another tokenizer, so its words mean other ids here; "
-                    "use the same `tokenizer` section."
+                    "use the same `tokenizer` section, or give the entry `rows: by_text`."
                 )
+            carry_rows(model, earlier.tokenizer, processor.tokenizer)
+
+
+def carry_rows(model: MMInterleavedForConditionalGeneration, earlier: PreTrainedTokenizerFast, now: PreTrainedTokenizerFast) -> None:
+    """Moves the rows of the token tables from the ids of one tokenizer to those of another, by the tokens' texts.
+
+    A text that was no token gets the mean of the rows that it was made of. Ids that `now` does not use keep what they had.
+    """
+    vocabulary = earlier.get_vocab()
+    pieces = earlier.backend_tokenizer.model
+    sources = {
+        place: [vocabulary[token]] if token in vocabulary else [piece.id for piece in pieces.tokenize(token)]
+        for token, place in now.get_vocab().items()
+    }
+    head = model.text_head.head
+    tables = [model.language_model.embed_tokens.weight, *(() if head is None else head.parameters())]
+    with torch.no_grad():
+        for table in tables:
+            before = table.clone()
+            for place, rows in sources.items():
+                table[place] = before[rows].mean(0)
 
 
 def _refuse(values: Iterable[str], known: list[str], where: str) -> None:

@@ -47,6 +47,7 @@ class Corpus:
         seed: int,
         side: int,
         last_unread: float = 0.0,
+        painted: float = 1.0,
         sources: Mapping[str, float] = MappingProxyType({}),
         together: int = 1,
     ) -> None:
@@ -57,8 +58,10 @@ class Corpus:
             together: so many consecutive samples come from one task or source.
             side: side in pixels at which pictures are composed.
             last_unread: share of samples whose last picture, if it ends the document, is painted but not read.
+            painted: share of samples whose pictures are painted; those of the others are only read.
         """
         self._last_unread = last_unread
+        self._painted = painted
         self.world = world
         self.seed = seed
         self.side = side
@@ -86,6 +89,10 @@ class Corpus:
     def leaves_last_unread(self, index: int) -> bool:
         """Whether sample `index` belongs to the share whose last picture is only painted."""
         return key(self.seed, index, "last_unread") / 2**63 < self._last_unread
+
+    def is_painted(self, index: int) -> bool:
+        """Whether sample `index` belongs to the share whose pictures are painted."""
+        return key(self.seed, index, "painted") / 2**63 < self._painted
 
     def sample(self, index: int) -> Sample:
         """Sample `index` of the playground, composed anew at every call."""

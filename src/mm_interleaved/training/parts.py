@@ -138,7 +138,7 @@ class Documents(Objective):
         rows: list[Sequence[int]] = []
         for sample, index in zip(samples, indices, strict=True):
             first = len(layouts)
-            layouts += sample.pieces if isinstance(sample, Row) else [self._laid_out(sample, last_unread=corpus.leaves_last_unread(index))]
+            layouts += sample.pieces if isinstance(sample, Row) else [self._laid_out(sample, corpus, index)]
             owners += [index] * (len(layouts) - first)
             rows.append(range(first, len(layouts)))
         if self.row_tokens is not None:
@@ -165,9 +165,11 @@ class Documents(Objective):
         layout = self._processor.lay_out(["a", grey, "a", grey])
         return replace(layout, targets=(IGNORED_TARGET,) * len(layout), image_trained=(True, True))
 
-    def _laid_out(self, sample: Sample | Example, *, last_unread: bool) -> Layout:
+    def _laid_out(self, sample: Sample | Example, corpus: Corpus, index: int) -> Layout:
         closed = not isinstance(sample, Example) or sample.closed
-        return self._processor.lay_out(sample.segments, prompt=sample.prompt, closed=closed, last_unread=last_unread)
+        last_unread = corpus.leaves_last_unread(index)
+        layout = self._processor.lay_out(sample.segments, prompt=sample.prompt, closed=closed, last_unread=last_unread)
+        return layout if corpus.is_painted(index) else replace(layout, image_trained=(False,) * len(layout.images))
 
     def draw(self, batch: Batch, seed: int, owners: Sequence[Sequence[int]]) -> NoiseDraw:
         """Random numbers of every painted picture, keyed by its sample and its place in it.

@@ -82,6 +82,9 @@ class InitRecipe(_Section):
     parts: tuple[str, ...] = Field(min_length=1)
     """Prefixes of parameter names. Below a prefix every name and shape must agree. `heads` are those of the run's objective, where it
     keeps them."""
+    rows: Literal["by_id", "by_text"] = "by_id"
+    """Which row of that run's table of tokens a token takes. `by_id`: its own; both runs must have one tokenizer. `by_text`: that of the
+    token with the same text, and for a text that was no token the mean of the tokens it was made of; for a run with more words."""
 
 
 class SourceRecipe(_Section):
@@ -132,6 +135,9 @@ class DataRecipe(_Section):
     last_unread: float = Field(0.0, ge=0, le=1)
     """Share of samples whose last picture is painted but not encoded (`layout.lay_out`); such a sample costs a third, and does not
     teach where its document ends."""
+    painted: float = Field(1.0, ge=0, le=1)
+    """Share of samples whose pictures are painted where they are to be; those of the others are only read. To paint is the dearest part
+    of a sample, so a run that is to learn words paints a few."""
 
     @model_validator(mode="after")
     def _some_task(self) -> DataRecipe:
