@@ -222,6 +222,26 @@ def test_language_models_of_other_families_are_refused(parts: Path, tmp_path: Pa
         assemble(vision=parts / "vision", llm=tmp_path, diffusion=parts / "diffusion", changes=CHANGES)
 
 
+def test_parts_that_are_left_out_are_new_and_of_the_sizes_asked_for(parts: Path) -> None:
+    config = tiny_config()
+    sizes = {"vision_config": config.vision_config.to_dict(), "image_decoder": config.image_decoder}
+    made = assemble(llm=parts / "tied", changes={**CHANGES, **sizes})
+    assert made.model.config.vision_config.to_dict() == config.vision_config.to_dict()
+    assert made.model.config.image_decoder_part.unet == config.image_decoder_part.unet
+    language = LlamaForCausalLM.from_pretrained(str(parts / "tied"))
+    assert torch.equal(made.model.language_model.layers[0].mlp.up_proj.weight, language.model.layers[0].mlp.up_proj.weight)
+    read = assemble(vision=parts / "vision", llm=parts / "tied", changes={**CHANGES, "image_decoder": sizes["image_decoder"]})
+    upstream = CLIPVisionModel.from_pretrained(str(parts / "vision")).state_dict()["embeddings.patch_embedding.weight"]
+    assert torch.equal(read.model.visual_tokenizer.encoder.embeddings.patch_embedding.weight, upstream)
+
+
+@pytest.mark.parametrize(("given", "option"), [("vision", "--diffusion"), ("diffusion", "--vision")])
+def test_a_part_left_out_without_sizes_is_refused(parts: Path, given: str, option: str) -> None:
+    changes = {name: value for name, value in CHANGES.items() if name != "image_decoder"}
+    with pytest.raises(ConfigError, match=f"without {option} .* --config"):
+        assemble(llm=parts / "tied", changes=changes, **{given: parts / given})
+
+
 def test_diffusion_models_that_predict_something_else_are_refused(parts: Path, tmp_path: Path) -> None:
     copy = _copied(parts, tmp_path)
     _change_json(copy / "diffusion" / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")

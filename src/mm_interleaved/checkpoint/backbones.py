@@ -38,7 +38,7 @@ from mm_interleaved.checkpoint.memory_plan import TRAINED
 from mm_interleaved.checkpoint.native import save_model
 from mm_interleaved.checkpoint.tokenizers import make_processor, read_tokenizer
 from mm_interleaved.errors import CheckpointError, ConfigError
-from mm_interleaved.model.configuration import Behaviour, MMInterleavedConfig, VisionConfig
+from mm_interleaved.model.configuration import Behaviour, MMInterleavedConfig
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.model.language_model import LAYER_FAMILIES
 from mm_interleaved.model.vit_adapter import Extractor, map_sides
@@ -73,9 +73,9 @@ class Assembly:
 def convert_backbones(
     target: Path,
     *,
-    vision: Path,
     llm: Path,
-    diffusion: Path,
+    vision: Path | None = None,
+    diffusion: Path | None = None,
     changes: Mapping[str, Any] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -84,42 +84,48 @@ def convert_backbones(
 
     Args:
         target: the new folder.
-        vision: folder of CLIP or SigLIP, or of its vision half.
         llm: folder of a language model of the Llama family with its tokenizer, or a GGUF file.
+        vision: folder of CLIP or SigLIP, or of its vision half; None makes a new one of the sizes in `changes["vision_config"]`.
         diffusion: diffusers folder with `unet`, `vae` and `scheduler`; with `text_encoder` and `tokenizer` the empty prompt becomes
-            the negative condition.
+            the negative condition. None makes a new one of the sizes in `changes["image_decoder"]`.
         changes: fields of `MMInterleavedConfig` that shall differ from the published sizes, nested as there.
         seed: of what is new.
         dtype: in which the weights are saved.
 
     Raises:
         CheckpointError: a folder cannot be read, or has other weights than its configuration says.
-        ConfigError: a part is of a kind that does not fit, or sizes do not fit each other.
+        ConfigError: a part is of a kind that does not fit, sizes do not fit each other, or `changes` lacks those of a new part.
         StorageError: the model cannot be written.
     """
     assembly = assemble(vision=vision, llm=llm, diffusion=diffusion, changes=changes, seed=seed)
     cast("nn.Module", assembly.model).to(dtype)
-    parts = (
-        LicensedPart("visual_tokenizer.encoder", vision.name, "see its model card (OpenAI CLIP: MIT; SigLIP: Apache-2.0)"),
-        LicensedPart("language_model, text_head", llm.name, "see its model card (LLaMA, Vicuna: LLaMA licence)"),
-        LicensedPart("image_decoder.unet, image_decoder.vae", diffusion.name, "see its model card (Stable Diffusion 2: OpenRAIL++-M)"),
-        LicensedPart("everything else", "new, not trained", "none"),
+    upstream = (
+        ("visual_tokenizer.encoder", vision, "see its model card (OpenAI CLIP: MIT; SigLIP: Apache-2.0)"),
+        ("language_model, text_head", llm, "see its model card (LLaMA, Vicuna: LLaMA licence)"),
+        ("image_decoder.unet, image_decoder.vae", diffusion, "see its model card (Stable Diffusion 2: OpenRAIL++-M)"),
     )
+    parts = [LicensedPart(part, source.name, licence) for part, source, licence in upstream if source is not None]
+    parts.append(LicensedPart("everything else", "new, not trained", "none"))
     save_model(assembly.model, _Companions(assembly, parts), target)
     return assembly
 
 
-def assemble(*, vision: Path, llm: Path, diffusion: Path, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Assembly:
+def assemble(
+    *, llm: Path, vision: Path | None = None, diffusion: Path | None = None, changes: Mapping[str, Any] | None = None, seed: int = 0
+) -> Assembly:
     """Joins upstream folders to a model in memory; arguments and errors as in `convert_backbones`."""
-    vision_model = _read_vision(vision)
-    unet, vae, noise = _read_diffusion(diffusion)
+    changes = changes or {}
+    vision_model = None if vision is None else _read_vision(vision)
+    painter = None if diffusion is None else _read_diffusion(diffusion)
+    vision_config = _new_part(changes, "vision_config", "--vision") if vision_model is None else vision_model.config.to_dict()
+    image_decoder = _new_part(changes, "image_decoder", "--diffusion") if painter is None else _painter_values(*painter)
     folder, gguf_file = (llm, None) if llm.is_dir() else (llm.parent, llm.name)
     tokenizer = read_tokenizer(folder, gguf_file=gguf_file)
     language = _read_language(folder, gguf_file)
     known: dict[str, Any] = language.config.to_dict()
     control = [cast("int", tokenizer.convert_tokens_to_ids(name)) for name in (BEGIN_IMAGE, IMAGE)]
     text_config = {**known, "vocab_size": max(known["vocab_size"], len(tokenizer))}
-    config = _config(vision_model.config, text_config, unet, vae, noise, _ids(tokenizer, control), changes or {})
+    config = _config(vision_config, text_config, image_decoder, _ids(tokenizer, control), changes)
     processor = make_processor(tokenizer, config, where=str(llm))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -129,11 +135,15 @@ def assemble(*, vision: Path, llm: Path, diffusion: Path, changes: Mapping[str, 
         for module in model.visual_tokenizer.encoder.modules():
             if isinstance(module, Extractor):
                 module.reset_parameters()
-    _copy(vision_model.state_dict(), model.visual_tokenizer.encoder, skip=("post_layernorm.", "head."), new=("adapter_",), where=vision)
-    _copy(unet.state_dict(), model.image_decoder.unet, new=("skip_synchronizers.", "middle_synchronizer."), where=diffusion / "unet")
-    _copy(vae.state_dict(), model.image_decoder.vae, where=diffusion / "vae")
+    if vision is not None and vision_model is not None:
+        skip = ("post_layernorm.", "head.")
+        _copy(vision_model.state_dict(), model.visual_tokenizer.encoder, skip=skip, new=("adapter_",), where=vision)
+    if diffusion is not None and painter is not None:
+        unet, vae, _ = painter
+        _copy(unet.state_dict(), model.image_decoder.unet, new=("skip_synchronizers.", "middle_synchronizer."), where=diffusion / "unet")
+        _copy(vae.state_dict(), model.image_decoder.vae, where=diffusion / "vae")
     _copy_language(language, model, control, where=llm)
-    negative = _empty_prompt(diffusion)
+    negative = None if diffusion is None else _empty_prompt(diffusion)
     if negative is not None and negative.shape == model.image_decoder.negative_tokens.shape:
         with torch.no_grad():
             model.image_decoder.negative_tokens.copy_(negative)
@@ -159,40 +169,46 @@ class _Companions:
 
 
 def _config(
-    vision: VisionConfig,
-    text: dict[str, Any],
-    unet: Any,
-    vae: Any,
-    noise: dict[str, Any],
-    ids: dict[str, int],
-    changes: Mapping[str, Any],
+    vision: dict[str, Any], text: dict[str, Any], image_decoder: dict[str, Any], ids: dict[str, int], changes: Mapping[str, Any]
 ) -> MMInterleavedConfig:
-    grid = vision.image_size // vision.patch_size
+    grid = vision["image_size"] // vision["patch_size"]
     sides = map_sides(16 * grid)
-    latent_side = unet.config["sample_size"]
     values: dict[str, Any] = {
         "text_config": text,
-        "vision_config": vision.to_dict(),
-        "adapter": {"blocks": min(LARGEST_ADAPTER, vision.num_hidden_layers), "heads": vision.num_attention_heads},
+        "vision_config": vision,
+        "adapter": {"blocks": min(LARGEST_ADAPTER, vision["num_hidden_layers"]), "heads": vision["num_attention_heads"]},
         "resampler": {},
         "mmfs": {"level_sides": sides[1:], "base_side": grid},
-        "image_decoder": {
-            "unet": _arguments(unet),
-            "vae": _arguments(vae),
-            "resampler": {
-                **{"queries": 77, "width": unet.config["cross_attention_dim"], "layers": 1, "heads": 16},
-                **{"cross_attention_every": 1, "head_norm": False, "dropout": 0.0},
-            },
-            "mmfs": {"level_sides": sides, "base_side": None, "offset_init": 1.0, "max_images": 10},
-            "noise": noise,
-            "image_side": latent_side * 2 ** (len(vae.config["block_out_channels"]) - 1),
-            "feature_position_side": latent_side,
-        },
+        "image_decoder": _merged({"mmfs": {"level_sides": sides, "base_side": None, "offset_init": 1.0, "max_images": 10}}, image_decoder),
         "behaviour": Behaviour(separate_control_head=True),
         "visual_position_side": grid,
         **ids,
     }
     return MMInterleavedConfig(**_merged(values, changes))
+
+
+def _painter_values(unet: Any, vae: Any, noise: dict[str, Any]) -> dict[str, Any]:
+    latent_side = unet.config["sample_size"]
+    return {
+        "unet": _arguments(unet),
+        "vae": _arguments(vae),
+        "resampler": {
+            **{"queries": 77, "width": unet.config["cross_attention_dim"], "layers": 1, "heads": 16},
+            **{"cross_attention_every": 1, "head_norm": False, "dropout": 0.0},
+        },
+        "noise": noise,
+        "image_side": latent_side * 2 ** (len(vae.config["block_out_channels"]) - 1),
+        "feature_position_side": latent_side,
+    }
+
+
+def _new_part(changes: Mapping[str, Any], field: str, option: str) -> dict[str, Any]:
+    values = changes.get(field)
+    if not isinstance(values, Mapping) or not values:
+        raise ConfigError(
+            f"without {option} this part is new and its sizes must stand under {field} of --config (as in recipes/models/nano.yaml)."
+        )
+    return dict(values)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, control: Sequence[int]) -> dict[str, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from mm_interleaved.cli.console import JsonOption, Output, guarded
 from mm_interleaved.errors import ConfigError
@@ -78,11 +78,13 @@ def back(source: Source, target: Target, as_json: JsonOption = False) -> None:
 @app.command("backbones")
 @guarded
 def backbones(
-    vision: Annotated[Path, typer.Option(help="Folder of CLIP or SigLIP, or of its vision half.")],
     llm: Annotated[Path, typer.Option(help="Folder of a Llama-family model with its tokenizer, or a GGUF file.")],
-    diffusion: Annotated[Path, typer.Option(help="diffusers folder with unet, vae and scheduler.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="New folder; it appears when it is complete.")],
-    config: Annotated[Path | None, typer.Option(help="JSON with fields of the configuration that differ from the published sizes.")] = None,
+    vision: Annotated[Path | None, typer.Option(help="Folder of CLIP or SigLIP, or of its vision half; left out: a new one.")] = None,
+    diffusion: Annotated[Path | None, typer.Option(help="diffusers folder with unet, vae and scheduler; left out: a new one.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML or JSON with fields of the configuration that differ from the published sizes.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of what is new.")] = 0,
     dtype: Annotated[str, typer.Option(help=f"Number type of the saved weights: {', '.join(DTYPES)}.")] = DTYPES[0],
     as_json: JsonOption = False,
@@ -103,15 +105,15 @@ def backbones(
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Reads a mapping from YAML, of which JSON is a part.
 
     Raises:
         ConfigError: the file is missing, or holds something else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON ({error}).") from error
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML or JSON ({error}).") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected an object, got {type(values).__name__}.")
     return values

@@ -1,0 +1,120 @@
+# Training on a GPU machine that is lent in short calls: it starts bare, receives the working tree and .gpu/ (64 MiB a call), gives
+# back at most 8 files of 16 MiB, and keeps running what was started with setsid while later calls only look. Read by train_nano.sh and
+# train_smol.sh, which set RECIPES (in order), CHANGES (--set for all of them), RESULT (the last run's folder), SHIPPED (what of it is
+# brought back), PIECES (large files to carry) and `before` (what makes the model they start from).
+#
+# Here:   pack                 wheels that are missing there and pieces of large files, into .gpu/; says what each call carries
+# There:  start                installs, joins the pieces, starts the chain in the background
+#         look                 last losses, plots to $OUT
+#         finish               stops the chain after its present step and makes the final (averaged) weights of what it has
+#         bring [FIRST]        four pieces of 15 MiB of what is shipped to $OUT
+#         evaluate             held-out figures of the final model to $OUT
+# Here:   join FROM TO         puts the pieces together again and compares their checksum
+#         dry                  the whole chain on this machine's CPU, 20 steps of 4 documents each, then bring and join
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+OUT=${OUT:-.gpu/out}
+WHEELS=(diffusers importlib-metadata pydantic pydantic-core annotated-types typing-inspection braceexpand gguf)
+PIECE=15728640
+CARRIED=44040192
+
+SITE=${SITE:-/tmp/site}
+mmi() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" ${PYTHON:-python3} -m mm_interleaved.cli.main "$@"; }
+
+pack() {
+  mkdir -p .gpu/wheels
+  for name in "${WHEELS[@]}"; do
+    version=$(sed -n "s/^$name==//pI" constraints.txt)
+    python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+      --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .gpu/wheels "$name${version:+==$version}"
+  done
+  for file in ${PIECES:-}; do
+    mkdir -p ".gpu/pieces"
+    split --bytes=$CARRIED --numeric-suffixes "$file" ".gpu/pieces/$(basename "$file")."
+    (cd "$(dirname "$file")" && sha256sum "$(basename "$file")") > ".gpu/$(basename "$file").sha256"
+  done
+  tree=$(git ls-files --cached --others --exclude-standard -z | du --files0-from=- --bytes --total | tail -1 | cut -f1)
+  echo "working tree $((tree / 1048576)) MiB, wheels $(du --bytes --summarize .gpu/wheels | awk '{print int($1 / 1048576)}') MiB of 64 MiB a call"
+  if [ -n "${PIECES:-}" ]; then ls --size --block-size=MiB .gpu/pieces; echo "carry one piece a call; the first calls only bring pieces: keep"; fi
+}
+
+keep() { # copies the pieces that this call brought to where later calls find them
+  mkdir -p /tmp/pieces && cp .gpu/pieces/* /tmp/pieces/ && ls -l /tmp/pieces
+}
+
+install() {
+  [ -d "$SITE" ] || python3 -m pip install --quiet --no-index --no-deps --target "$SITE" .gpu/wheels/*.whl
+  mmi doctor
+}
+
+chain() { # runs or resumes the recipes one after the other; a finished one is over at once
+  for recipe in "${RECIPES[@]}"; do mmi train "$recipe" "${CHANGES[@]}"; done
+}
+
+start() {
+  install
+  if declare -F before >/dev/null; then before; fi
+  mkdir -p "$(dirname "$RESULT")"
+  setsid nohup bash "$0" chain >>"$RESULT.log" 2>&1 </dev/null &
+  sleep "${FIRST_LOOK:-60}"
+  look
+}
+
+look() {
+  mkdir -p "$OUT"
+  tail -n 5 "$RESULT.log"
+  for run in runs/*/; do
+    [ -f "$run/losses.csv" ] || continue
+    echo "$run $(tail -n 1 "$run/losses.csv")"
+    cp "$run/losses.csv" "$OUT/$(basename "$run").csv"
+  done
+}
+
+finish() { # one recipe ends early where it stands: its steps become those that it has done
+  pkill --signal INT --full "mm_interleaved.cli.main train" || true
+  while pgrep --full "mm_interleaved.cli.main train" >/dev/null; do sleep 1; done
+  done_steps=$(tail -n 1 "$RESULT/losses.csv" | cut -d, -f1)
+  mmi train "${RECIPES[-1]}" "${CHANGES[@]}" --set "training.steps=$done_steps"
+}
+
+bring() { # [FIRST]: four pieces from number FIRST (0) on; one call's worth
+  local first=${1:-0}
+  mkdir -p "$OUT" /tmp/bring
+  if [ ! -f /tmp/bring/sha256 ]; then
+    tar --create --file /tmp/bring.tar --directory "$RESULT" --exclude heads.safetensors "$SHIPPED"
+    sha256sum /tmp/bring.tar | cut -d' ' -f1 >/tmp/bring/sha256
+    split --bytes=$PIECE --numeric-suffixes --suffix-length=2 /tmp/bring.tar "/tmp/bring/$SHIPPED.tar."
+  fi
+  cp /tmp/bring/sha256 "$OUT"
+  for number in $(seq "$first" $((first + 3))); do cp "/tmp/bring/$SHIPPED.tar.$(printf %02d "$number")" "$OUT" 2>/dev/null || true; done
+  echo "of $(ls /tmp/bring/*.tar.* | wc -l) pieces:" && ls --size --block-size=KiB "$OUT"
+}
+
+join() { # FROM TO: FROM holds the pieces of all calls and the checksum
+  mkdir -p "$2"
+  cat "$1/$SHIPPED".tar.* >"$2/$SHIPPED.tar"
+  echo "$(cat "$1/sha256")  $2/$SHIPPED.tar" | sha256sum --check
+  tar --extract --file "$2/$SHIPPED.tar" --directory "$2" && rm "$2/$SHIPPED.tar"
+}
+
+evaluate() {
+  mmi evaluate --suite playground --model "$RESULT/final" --n "${SAMPLES:-200}" --steps 12 -o "$OUT/evaluation"
+}
+
+dry() { # what the calls do, one after the other, in a copy of the tree, at a size for a CPU
+  local copy=$PWD/.gpu/dry
+  rm -rf "$copy" /tmp/bring /tmp/bring.tar && mkdir -p "$copy"
+  git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from - --file - | tar --extract --directory "$copy"
+  cd "$copy"
+  OUT=$copy/out
+  CHANGES+=(--set training.steps=20 --set training.batch_size=4 --set training.threads=1)
+  if declare -F before >/dev/null; then before; fi
+  mkdir -p "$(dirname "$RESULT")"
+  chain 2>&1 | tee "$RESULT.log"
+  look
+  bring
+  join "$OUT" joined
+  SAMPLES=2 evaluate
+}
+
+"${@:-look}"
