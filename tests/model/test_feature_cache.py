@@ -131,3 +131,18 @@ def test_what_is_kept_can_be_written_and_read():
     assert seen(other.text_values()) == [0, 1, 2]
     assert seen(other.image_values()) == [0, 10, 20]
     assert (text.pictures, image.pictures) == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_head_follows_head_in_memory_whatever_happened_before(dtype):
+    kept, *_ = cache(max_images=3, dtype=dtype)
+    fill(kept, 4)
+    other, *_ = cache()
+    other.restore(kept.tensors())
+    fewer = kept.branch()
+    fewer.drop_last(1)
+    for one in (kept, fewer, other):
+        for values in (*one.text_values(), *one.image_values()):
+            heads_first = values.flatten(1, 2).transpose(1, 2)
+            assert heads_first.is_contiguous()
+            assert heads_first.data_ptr() == values.data_ptr()  # flattened without a copy

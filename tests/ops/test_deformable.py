@@ -73,6 +73,30 @@ def test_gradients_of_a_fast_backend_equal_the_reference(backend, shapes):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
+def headed(values):
+    """The same numbers, but in memory head follows head."""
+    return values.detach().transpose(1, 2).contiguous().transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
+def test_the_order_of_the_values_in_memory_changes_no_number(backend, rows, dtype, monkeypatch):
+    monkeypatch.setattr(deformable.gather, "TAPS_AT_ONCE", 150)  # cut between heads
+    shapes = SHAPES["odd_sides"]
+    values, points_xy, weights = inputs(shapes, rows=rows, dtype=dtype)
+    orders = {"cells": values, "heads": headed(values), "neither": torch.stack([values, values], dim=-1)[..., 0]}
+    found = {}
+    for name, table in orders.items():
+        arguments = [tensor.detach().requires_grad_() for tensor in (table, points_xy, weights)]
+        result = deformable_attention(arguments[0], shapes, *arguments[1:], backend=backend)
+        found[name] = [result, *torch.autograd.grad(result.square().sum(), arguments)]
+    assert not headed(values).is_contiguous()
+    for name in ("heads", "neither"):
+        for ours, expected in zip(found[name], found["cells"], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_gradients_agree_with_finite_differences(backend):
     shapes = ((3, 2), (2, 2))

@@ -42,6 +42,16 @@ def test_triton_gives_the_result_and_the_gradients_of_the_definition(name, share
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_the_order_of_the_values_in_memory_changes_no_number():
+    shapes = SHAPES["odd_sides"]
+    values, points_xy, weights = inputs(shapes)
+    headed = values.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not headed.is_contiguous()
+    ours = results(shapes, (headed, points_xy, weights), "triton")
+    for found, expected in zip(ours, results(shapes, (values, points_xy, weights), "reference"), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.06), (torch.float16, 0.01)], ids=str)
 def test_narrow_numbers_stay_close_to_float64(dtype, tolerance):
     # Inputs are rounded first, so that what remains is the rounding of the result and of the gradients, relative to the largest.

@@ -2,7 +2,8 @@
 
 Each picture is encoded once. The language model's synchronizers project its maps when it joins, the image decoder's when the first
 later picture is painted; every later token, denoising step and guidance branch reads the kept values as they lie there: they are
-joined when a picture joins, never when they are read.
+joined when a picture joins, never when they are read. In memory head follows head, each with the cells of all its pictures, which is
+the order in which they are sampled fastest.
 
 Memory is bounded by a number of pictures or of bytes: the oldest pictures leave first and are then no longer seen. Values may be kept
 in fewer bits than the model computes in. Both change results; `benchmarks/decode.py` measures what they
@@ -138,12 +139,12 @@ class FeatureCache:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes what `tensors` gave."""
-        self._text = _numbered(tensors, "text.") or None
-        self._image = _numbered(tensors, "image.") or None
+        self._text = _in_order(_numbered(tensors, "text.")) or None
+        self._image = _in_order(_numbered(tensors, "image.")) or None
         self._maps = list(_numbered(tensors, "maps."))
 
     def _kept(self, values: Values) -> Values:
-        return values if self.dtype is None else tuple(value.to(self.dtype) for value in values)
+        return _in_order(tuple(value.to(self.dtype or value.dtype) for value in values))
 
     def _evict(self) -> None:
         while len(self) > 1 and (self._too_many() or self._too_large()):
@@ -166,15 +167,29 @@ class FeatureCache:
         return self.max_bytes is not None and self.nbytes > self.max_bytes
 
 
+def _heads_first(values: Float[Tensor, "B N S H D"]) -> Float[Tensor, "B H N S D"]:
+    return values.permute(0, 3, 1, 2, 4)
+
+
+def _from_heads(values: Float[Tensor, "B H N S D"]) -> Float[Tensor, "B N S H D"]:
+    return values.permute(0, 2, 3, 1, 4)
+
+
+def _in_order(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(_from_heads(_heads_first(value).contiguous()) for value in values)
+
+
 def _join(first: tuple[Tensor, ...] | None, second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return second if first is None else tuple(torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
+    if first is None:
+        return second
+    return tuple(_from_heads(torch.cat([_heads_first(one) for one in pair], dim=2)) for pair in zip(first, second, strict=True))
 
 
 def _narrow(values: tuple[Tensor, ...] | None, kept: slice) -> tuple[Tensor, ...] | None:
     # Copied, so that the memory of those that leave is free.
     if values is None or len(range(*kept.indices(values[0].shape[1]))) == 0:
         return None
-    return tuple(value[:, kept].clone() for value in values)
+    return tuple(_from_heads(_heads_first(value)[:, :, kept].contiguous()) for value in values)
 
 
 def _numbered(tensors: dict[str, Tensor], prefix: str) -> tuple[Tensor, ...]:

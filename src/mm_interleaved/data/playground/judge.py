@@ -54,7 +54,7 @@ class TemplateJudge:
         """
         _check(picture)
         mask, ground = _foreground(picture)
-        return self._nearest(picture, _box(mask), ground)
+        return self._nearest(picture, _drawing(mask), ground)
 
     def items(self, picture: np.ndarray) -> list[tuple[int, int]]:
         """Thing and style of every separate drawing, from left to right; empty when there is nothing on the ground."""
@@ -67,7 +67,7 @@ class TemplateJudge:
         _check(picture)
         mask, ground = _foreground(picture)
         wanted = self._bank(ground)[self.pairs.index((thing, style))]
-        return float(np.sqrt(np.mean((_shrink(picture, _box(mask)) - wanted) ** 2)) / 255)
+        return float(np.sqrt(np.mean((_shrink(picture, _drawing(mask)) - wanted) ** 2)) / 255)
 
     def _nearest(self, picture: np.ndarray, box: tuple[int, int, int, int], ground: int) -> tuple[int, int]:
         bank = self._bank(ground)
@@ -81,7 +81,7 @@ class TemplateJudge:
             for thing, style in self.pairs:
                 item = Item(thing=thing, style=style, centre_x=0.5, centre_y=0.5, size=0.8)
                 picture = compose(Scene(ground=ground, items=(item,)), self.pack, PICTURE_SIDE)
-                rows.append(_shrink(picture, _box(_differs(picture, np.array(GROUNDS[ground].colour)))))
+                rows.append(_shrink(picture, _drawing(_differs(picture, np.array(GROUNDS[ground].colour)))))
             self._templates[ground] = np.stack(rows)
         return self._templates[ground]
 
@@ -103,12 +103,14 @@ def _differs(picture: np.ndarray, colour: np.ndarray) -> np.ndarray:
     return np.abs(picture.astype(np.int16) - colour.astype(np.int16)).max(2) > DIFFERENT
 
 
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what is True; the whole picture when nothing is."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+def _drawing(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of all parts together, dust left out: a stray pixel of a painted picture would shift what is compared.
+    The whole picture when nothing is there."""
+    boxes = _boxes(mask)
+    if not boxes:
         return 0, 0, mask.shape[1], mask.shape[0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 def _shrink(picture: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm_interleaved.ops.deformable.registered import misplaced, operator
+from mm_interleaved.ops.deformable.registered import as_it_lies, misplaced, operator
 
 WORTH_A_THREAD = 2**20
 """Multiplications below which a second thread costs more than it saves (one decoding step has 0.4 million)."""
@@ -60,8 +60,16 @@ def _kernels() -> Any:
 def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
     numeric = torch.promote_types(values.dtype, torch.float32)
     result = torch.empty(values.shape[0], points_xy.shape[1], *values.shape[2:], dtype=numeric)
-    table = values.contiguous().view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric).contiguous()
-    arrays = (table.flatten().numpy(), *_arrays(sides, points_xy, weights.flatten(3), numeric), result.numpy())
+    values = as_it_lies(values)
+    table = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric)
+    factors = weights.flatten(3).to(numeric)
+    pitch = factors.stride(2)
+    if factors.stride() != (weights.shape[1] * weights.shape[2] * pitch, weights.shape[2] * pitch, pitch, 1):
+        factors, pitch = factors.contiguous(), factors.shape[3]
+    # Numbers between two heads, such as the share of a sink, are passed over where they lie.
+    packed = factors.as_strided((max(0, (factors.shape[:3].numel() - 1) * pitch + factors.shape[3]),), (1,))
+    levels, points, one = _arrays(sides, points_xy, numeric)
+    arrays = (_flat(table), table.stride()[:3], levels, points, packed.numpy(), pitch, one, result.numpy())
     _share_out(_kernels().forward, arrays, pairs=result.shape[0] * result.shape[2], work=4 * weights.numel() * values.shape[3])
     return result.to(values.dtype)
 
@@ -70,27 +78,33 @@ def _backward(
     values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor, gradient: Tensor, to_values: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     numeric = torch.promote_types(values.dtype, torch.float32)
-    table = values.to(numeric).contiguous()
+    table = as_it_lies(values).to(numeric)
     gradient = gradient.to(numeric).contiguous()
     found_values = torch.zeros_like(table) if to_values else table.new_empty(0)
     found_points = torch.zeros(points_xy.shape, dtype=numeric)
     found_weights = torch.empty(weights.shape, dtype=numeric)
-    arrays = (table.flatten().numpy(), *_arrays(sides, points_xy, weights, numeric), gradient.numpy())
-    arrays += (found_values.flatten().numpy(), found_points.numpy(), found_weights.numpy())
+    levels, points, one = _arrays(sides, points_xy, numeric)
+    factors = weights.to(numeric).contiguous().numpy()
+    given = (_flat(table), table.stride()[:3], levels, points, factors, one, gradient.numpy())
+    found = (_flat(found_values), found_points.numpy(), found_weights.numpy())
     pairs = gradient.shape[0] * gradient.shape[2]
-    _share_out(_kernels().backward, arrays, pairs=pairs, work=12 * weights.numel() * values.shape[3])
+    _share_out(_kernels().backward, (*given, *found), pairs=pairs, work=12 * weights.numel() * values.shape[3])
     return found_values.to(values.dtype), found_points.to(points_xy.dtype), found_weights.to(weights.dtype)
 
 
 deformable_attention = operator("compiled", _forward, _backward)
 
 
-def _arrays(sides: Sequence[int], points_xy: Tensor, weights: Tensor, numeric: torch.dtype) -> tuple[Any, ...]:
+def _flat(table: Tensor) -> Any:
+    return table.as_strided((table.numel(),), (1,)).numpy()  # as it lies in memory, whichever axis comes first
+
+
+def _arrays(sides: Sequence[int], points_xy: Tensor, numeric: torch.dtype) -> tuple[Any, Any, Any]:
     shapes = torch.tensor(sides, dtype=torch.int64).view(-1, 2)
     areas = shapes.prod(dim=1)
     levels = torch.cat([shapes, (areas.cumsum(0) - areas)[:, None]], dim=1)
     one = torch.ones((), dtype=numeric).numpy()[()]
-    return levels.numpy(), points_xy.to(numeric).contiguous().numpy(), weights.to(numeric).contiguous().numpy(), one
+    return levels.numpy(), points_xy.to(numeric).contiguous().numpy(), one
 
 
 def _share_out(kernel: Callable[..., None], arrays: tuple[Any, ...], *, pairs: int, work: int) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from mm_interleaved.ops.deformable.registered import misplaced, operator
+from mm_interleaved.ops.deformable.registered import as_it_lies, misplaced, operator
 
 NARROWEST_HEAD = 32
 """Below this head width the bookkeeping of the taps costs more than their rows: at 16, `grid_sample` was twice as fast backward."""
@@ -46,10 +46,10 @@ def unsuited(values: Tensor) -> str | None:
 
 def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
     result = values.new_empty(values.shape[0], points_xy.shape[1], *values.shape[2:])
-    levels = _Levels.of(sides)
+    levels, axes = _Levels.of(sides), _order(values)
     for rows, heads in _pieces(weights):
-        table = values[rows, :, heads]
-        taps = _taps(levels, points_xy[rows, :, heads], table.shape[1])
+        table = values[rows, :, heads].permute(axes)
+        taps = _taps(levels, points_xy[rows, :, heads], table.shape, axes)
         bags = functional.embedding_bag(
             taps.index,
             table.reshape(-1, table.shape[3]),
@@ -64,18 +64,20 @@ def _backward(
     values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor, gradient: Tensor, to_values: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     numeric = torch.promote_types(values.dtype, torch.float32)
-    found_values = torch.zeros_like(values, memory_format=torch.contiguous_format) if to_values else values.new_empty(0)
+    axes = _order(values)
+    found_values = torch.zeros_like(as_it_lies(values)) if to_values else values.new_empty(0)
     found_points = torch.empty_like(points_xy, memory_format=torch.contiguous_format)
     found_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
     levels = _Levels.of(sides)
     for rows, heads in _pieces(weights):
-        part = values[rows, :, heads]
+        part = values[rows, :, heads].permute(axes)
         table = part.to(numeric).reshape(-1, part.shape[3])
         wanted = gradient[rows, :, heads].to(numeric).reshape(-1, part.shape[3])
-        taps = _taps(levels, points_xy[rows, :, heads], part.shape[1])
+        taps = _taps(levels, points_xy[rows, :, heads], part.shape, axes)
         factors = weights[rows, :, heads].to(numeric)
         if to_values:
-            found_values[rows, :, heads] = _to_table(taps.index, taps.weights(factors), wanted, len(table)).view_as(part)
+            found = _to_table(taps.index, taps.weights(factors), wanted, len(table)).view_as(part)
+            found_values[rows, :, heads] = found.permute(axes)
         products = _products(taps.index, table, wanted).view(*factors.shape[:3], 2, 2, *factors.shape[3:])
         over_y = (products * taps.share_y[..., :, None, :, :]).sum(dim=3)  # B Q H x L P
         over_x = (products * taps.share_x[..., None, :, :, :]).sum(dim=4)  # B Q H y L P
@@ -135,14 +137,22 @@ class _Taps:
         return (weighted[..., :, None, :, :] * self.share_x[..., None, :, :, :]).view(self.index.shape)
 
 
-def _taps(levels: _Levels, points_xy: Float[Tensor, "B Q H G P 2"], cells: int) -> _Taps:
+def _order(values: Float[Tensor, "B S H D"]) -> tuple[int, int, int, int]:
+    """The axes of the table in the order in which they lie; a permutation that is its own inverse."""
+    return (0, 1, 2, 3) if values.is_contiguous() else (0, 2, 1, 3)
+
+
+def _taps(levels: _Levels, points_xy: Float[Tensor, "B Q H G P 2"], table: Sequence[int], axes: tuple[int, int, int, int]) -> _Taps:
+    """Taps of a piece whose table has the sides `table`, in the order `axes`."""
     rows, queries, heads = points_xy.shape[:3]
+    steps = (table[1] * table[2], table[2], 1)  # between two rows and along the two middle axes
+    row_step, cell_step, head_step = steps[0], steps[axes[1]], steps[axes[2]]
     x_cell, share_x, inside_x = _along(points_xy[..., 0], levels.width)
     y_cell, share_y, inside_y = _along(points_xy[..., 1], levels.height)
-    row_start = torch.arange(rows, dtype=torch.int32).view(-1, 1, 1, 1, 1, 1) * cells
-    head = torch.arange(heads, dtype=torch.int32).view(-1, 1, 1, 1)
-    line = (y_cell * levels.width + levels.start + row_start) * heads + head
-    index = line[..., :, None, :, :] + (x_cell * heads)[..., None, :, :, :]
+    row_start = torch.arange(rows, dtype=torch.int32).view(-1, 1, 1, 1, 1, 1) * row_step
+    head_start = torch.arange(heads, dtype=torch.int32).view(-1, 1, 1, 1) * head_step
+    line = (y_cell * levels.width + levels.start) * cell_step + row_start + head_start
+    index = line[..., :, None, :, :] + (x_cell * cell_step)[..., None, :, :, :]
     return _Taps(index.view(rows * queries * heads, -1), share_x, share_y, inside_x, inside_y)
 
 

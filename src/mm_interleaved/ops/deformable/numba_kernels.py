@@ -44,22 +44,33 @@ def _wide_overload(stored: Any) -> Any:
 
 
 @_compiled
-def forward(table: Array, levels: Array, points: Array, weights: Array, one: Any, result: Array, begin: int, end: int) -> None:
+def forward(
+    table: Array,
+    steps: tuple[int, int, int],
+    levels: Array,
+    points: Array,
+    weights: Array,
+    pitch: int,
+    one: Any,
+    result: Array,
+    begin: int,
+    end: int,
+) -> None:
     """Fills `result` for the (row, head) pairs `begin` to `end`.
 
     Args:
-        table: cells of all rows, `B S H D`, flat; floating-point numbers, or the bits of bfloat16 as uint16.
+        table: cells of all rows and heads, flat; floating-point numbers, or the bits of bfloat16 as uint16.
+        steps: how far apart in it are two rows, two cells and two heads.
         levels: `L 3`: height, width and first cell of each level.
         points: `B Q H G P 2`, fractions.
-        weights: `B Q H L*P`.
+        weights: `B Q H L*P`, flat, with `pitch` numbers from one head to the next.
         one: the number 1 in the dtype of points, weights and result.
         result: `B Q H D`.
     """
     queries, heads, width = result.shape[1], result.shape[2], result.shape[3]
-    cells = table.shape[0] // max(1, result.shape[0] * heads * width)
+    row_step, stride, head_step = steps
     count, per_level = levels.shape[0], points.shape[4]
     share = count // max(1, points.shape[3])
-    stride = heads * width
     used = count * per_level
     padded = used + used % 2  # two points at a time below; the last one of an odd number meets a weight of 0
     sizes = np.empty((3, used), np.int32)
@@ -72,14 +83,15 @@ def forward(table: Array, levels: Array, points: Array, weights: Array, one: Any
     total = np.empty(width, result.dtype)
     for pair in range(begin, end):
         row, head = pair // heads, pair % heads
-        base = (row * cells * heads + head) * width
+        base = row * row_step + head * head_step
         for query in range(queries):
             for level in range(count):
                 found = points[row, query, head, level // share]
                 across, down = x[level * per_level :], y[level * per_level :]
                 for point in range(per_level):
                     across[point], down[point] = found[point, 0], found[point, 1]
-            _four_cells(x, y, weights[row, query, head], rows, columns, first, one, places, shares)
+            start = ((row * queries + query) * heads + head) * pitch
+            _four_cells(x, y, weights[start : start + used], rows, columns, first, one, places, shares)
             total[:] = 0
             for point in range(0, padded, 2):
                 a, b, c, d = shares[0, point], shares[1, point], shares[2, point], shares[3, point]
@@ -149,6 +161,7 @@ def _four_cells(
 @_compiled
 def backward(
     table: Array,
+    steps: tuple[int, int, int],
     levels: Array,
     points: Array,
     weights: Array,
@@ -164,19 +177,18 @@ def backward(
 
     Args:
         gradient: of the result, `B Q H D`.
-        to_table: zeros in the shape of `table`, or of length 0 where nobody asks.
+        to_table: zeros in the shape and order of `table`, or of length 0 where nobody asks.
         to_points: zeros in the shape of `points`.
         to_weights: in the shape of `weights`; whatever is there is overwritten.
     """
     queries, heads, width = gradient.shape[1], gradient.shape[2], gradient.shape[3]
-    cells = table.shape[0] // max(1, gradient.shape[0] * heads * width)
+    row_step, stride, head_step = steps
     count, per_level = levels.shape[0], points.shape[4]
     share = count // max(1, points.shape[3])
-    stride = heads * width
     half, zero = one / (one + one), one - one
     for pair in range(begin, end):
         row, head = pair // heads, pair % heads
-        base = (row * cells * heads + head) * width
+        base = row * row_step + head * head_step
         for query in range(queries):
             wanted = gradient[row, query, head]
             for level in range(count):

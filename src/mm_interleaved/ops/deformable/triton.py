@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm_interleaved.ops.deformable.registered import misplaced, operator
+from mm_interleaved.ops.deformable.registered import as_it_lies, misplaced, operator
 
 WIDEST_HEAD = 512
 """Head width beyond which the tile of one point alone would spill out of the registers."""
@@ -66,7 +66,7 @@ def _kernels() -> Any:
 
 
 def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor) -> Tensor:
-    values = values.contiguous()
+    values = as_it_lies(values)
     result = values.new_empty(values.shape[0], points_xy.shape[1], *values.shape[2:])
     if result.numel():
         arrays = (values, _levels(sides, values.device), points_xy.contiguous(), weights.contiguous(), result)
@@ -79,7 +79,7 @@ def _backward(
     values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: Tensor, gradient: Tensor, to_values: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     numeric = torch.promote_types(values.dtype, torch.float32)
-    values = values.contiguous()
+    values = as_it_lies(values)
     found_values = torch.zeros_like(values, dtype=numeric) if to_values else values.new_empty(0, dtype=numeric)
     found_points = torch.empty(points_xy.shape, dtype=numeric, device=values.device)
     found_weights = torch.empty(weights.shape, dtype=numeric, device=values.device)
@@ -107,7 +107,7 @@ def _levels(sides: Sequence[int], device: torch.device) -> Tensor:
 
 def _sizes(values: Tensor, points_xy: Tensor, weights: Tensor) -> tuple[int, ...]:
     levels, points = weights.shape[3:]
-    return values.shape[1], weights.shape[1], values.shape[2], values.shape[3], levels, levels // points_xy.shape[3], points
+    return *values.stride()[:3], weights.shape[1], values.shape[2], values.shape[3], levels, levels // points_xy.shape[3], points
 
 
 def _tile(values: Tensor, weights: Tensor) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def forward(
     points: Any,
     weights: Any,
     result: Any,
-    cells: Any,
+    row_step: Any,
+    cell_step: Any,
+    head_step: Any,
     queries: Any,
     heads: Any,
     width: Any,
@@ -49,7 +51,7 @@ def forward(
 ) -> None:
     """`result[program]` is the sum over `count` levels of `per_level` points each; `share` levels in a row have the same points."""
     program = tl.program_id(0).to(tl.int64)  # (row * queries + query) * heads + head
-    table = values + (program // (heads * queries) * cells * heads + program % heads) * width
+    table = values + program // (heads * queries) * row_step + program % heads * head_step
     column = tl.arange(0, COLUMNS)
     total = tl.zeros([POINTS, COLUMNS], SUM)
     for level in range(count):
@@ -64,7 +66,7 @@ def forward(
             weight = tl.load(weights + (program * count + level) * per_level + point, mask=known, other=0).to(SUM)
             for corner in tl.static_range(4):
                 cell, share_x, share_y, inside = _corner(x, y, rows, columns, known, corner % 2, corner // 2)
-                where = table + ((start + cell) * heads * width)[:, None] + column[None, :]
+                where = table + ((start + cell) * cell_step)[:, None] + column[None, :]
                 read = tl.load(where, mask=inside[:, None] & (column < width)[None, :], other=0).to(SUM)
                 total += (weight * share_x * share_y)[:, None] * read
     tl.store(result + program * width + column, tl.sum(total, axis=0).to(result.dtype.element_ty), mask=column < width)
@@ -80,7 +82,9 @@ def backward(
     to_values: Any,
     to_points: Any,
     to_weights: Any,
-    cells: Any,
+    row_step: Any,
+    cell_step: Any,
+    head_step: Any,
     queries: Any,
     heads: Any,
     width: Any,
@@ -94,7 +98,7 @@ def backward(
 ) -> None:
     """Adds to `to_values` (zeros before), fills `to_points` and `to_weights`; the three are float32 or float64."""
     program = tl.program_id(0).to(tl.int64)
-    base = (program // (heads * queries) * cells * heads + program % heads) * width
+    base = program // (heads * queries) * row_step + program % heads * head_step
     column = tl.arange(0, COLUMNS)
     wanted = tl.load(gradient + program * width + column, mask=column < width, other=0).to(SUM)
     for group in range(count // share):
@@ -115,7 +119,7 @@ def backward(
                 to_weight = tl.zeros([POINTS], SUM)
                 for corner in tl.static_range(4):
                     cell, share_x, share_y, inside = _corner(x, y, rows, columns, known, corner % 2, corner // 2)
-                    where = base + ((start + cell) * heads * width)[:, None] + column[None, :]
+                    where = base + ((start + cell) * cell_step)[:, None] + column[None, :]
                     mask = inside[:, None] & (column < width)[None, :]
                     product = tl.sum(tl.load(values + where, mask=mask, other=0).to(SUM) * wanted[None, :], axis=1)
                     to_weight += share_x * share_y * product
