@@ -1,4 +1,4 @@
-// Joins the document to the page's two events, "click" of a segment's button and "input" of a paragraph. Words that were typed stay in
+// Joins the document to the page's events: "select" moves or removes a segment, "click" goes on from it, "input" edits it. Words that were typed stay in
 // their field, and are sent again when the document is redrawn, until the server's document holds them: no redraw can undo them.
 const typed = new Map();
 const send = (key, text) => trigger("input", { key, text });
@@ -20,7 +20,9 @@ const redraw = () => {
   for (const key of typed.keys()) if (!boxes.some((box) => box.dataset.key === key)) typed.delete(key);
 };
 element.addEventListener("click", ({ target }) => {
-  if (target.matches("button")) trigger("click", { act: target.dataset.act, key: target.dataset.key });
+  if (!target.matches("button")) return;
+  const { act, key } = target.dataset;
+  trigger(act === "up" || act === "remove" ? "select" : "click", { act, key });
 });
 for (const name of ["input", "focusout"]) element.addEventListener(name, keep);
 watch("value", redraw);

@@ -126,8 +126,12 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
             wrong = here.guarded(lambda: here.add(composed))
             return here.result(wrong, cleared=not wrong)
 
-        def pressed(request: gr.Request, event: gr.EventData, tongue: Language, _: Any, *values: float) -> Iterator[Shown]:
-            yield from tab(request, tongue).press(event.act, int(event.key), _options(*values))
+        def moved(request: gr.Request, event: gr.EventData, tongue: Language, *_: Any) -> Shown:
+            here = tab(request, tongue)
+            return here.result(here.guarded(lambda: here.move(event.act, int(event.key))))
+
+        def made_again(request: gr.Request, event: gr.EventData, tongue: Language, _: Any, *values: float) -> Iterator[Shown]:
+            yield from tab(request, tongue).make_again(event.act, int(event.key), _options(*values))
 
         def edited(request: gr.Request, event: gr.EventData, tongue: Language) -> str:
             here = tab(request, tongue)
@@ -178,8 +182,9 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
         for button, act in ((go, continued), (add, added), (save, stored)):
             button.click(act, asked, shown, **hidden)
         tell.click(told, [name, *asked], shown, **hidden)
-        document.click(pressed, asked, shown, trigger_mode="multiple", **hidden)
-        # One at a time, so that what was typed last stays.
+        document.click(made_again, asked, shown, trigger_mode="multiple", **hidden)
+        # One at a time, so that what was moved or typed last is what stays and is shown.
+        document.select(moved, asked, shown, trigger_mode="multiple", show_progress="hidden", concurrency_limit=1)
         document.input(edited, tongue, status, trigger_mode="multiple", show_progress="hidden", concurrency_limit=1)
         stop.click(stopped, queue=False, **hidden)
         printed.click(None, js="() => window.print()")
@@ -236,25 +241,21 @@ class _Tab:
         if composed:
             self.session.add(composed.get("text") or "", list(composed.get("files") or []))
 
-    def press(self, act: str, key: int, options: dict[str, Any]) -> Iterator[Shown]:
-        """Does what a segment's button says."""
-        session = self.session
+    def move(self, act: str, key: int) -> None:
+        """Moves a segment up or removes it."""
+        with self.session.changing:
+            (self.session.up if act == "up" else self.session.remove)(self.session.place(key))
+
+    def make_again(self, act: str, key: int, options: dict[str, Any]) -> Iterator[Shown]:
+        """Draws a picture again, or goes on behind a segment; what follows is dropped."""
         try:
-            with session.changing:
-                place = session.place(key)
-                if act == "up":
-                    session.up(place)
-                elif act == "remove":
-                    session.remove(place)
-            if act == "reroll":
-                options |= {"seed": session.seed_of_next_roll(place), "force_image": True, "max_images": max(1, options["max_images"])}
+            place = self.session.place(key)
         except MMInterleavedError as error:
             yield self.result(self.wrong(error))
             return
-        if act in ("up", "remove"):
-            yield self.result("")
-        else:
-            yield from self.run(None, place if act == "reroll" else place + 1, options)
+        if act == "reroll":
+            options |= {"seed": self.session.seed_of_next_roll(place), "force_image": True, "max_images": max(1, options["max_images"])}
+        yield from self.run(None, place if act == "reroll" else place + 1, options)
 
     def run(self, composed: Any, until: int | None, options: dict[str, Any]) -> Iterator[Shown]:
         """Adds what was composed, continues, and shows every event."""
