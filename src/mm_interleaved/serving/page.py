@@ -216,7 +216,8 @@ class _Tab:
             acts = [*(["reroll"] if made and isinstance(segment, Image) else []), "from_here", *(["up"] if index else []), "remove"]
             tools = "".join(f'<button type="button" data-key="{key}" data-act="{act}">{self.say[act]}</button>' for act in acts)
             drawn.append(f'<section class="segment {"made" if made else "given"}">{shown}<div class="tools">{tools}</div></section>')
-        return "".join(drawn)
+        # Never the same twice, so that the browser is told of every redraw and sends words that were refused before again.
+        return "".join(drawn) + f'<span hidden data-drawn="{time.monotonic_ns()}"></span>'
 
     def result(self, message: str, *, cleared: bool = False, seed: int | None = None, files: gr.Files | None = None) -> Shown:
         """Shows the document as it stands now, nothing growing, and a message; `cleared` empties the composer."""
