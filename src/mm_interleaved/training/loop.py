@@ -32,7 +32,7 @@ from mm_interleaved.training.assembly import FINAL, join_heads, make_corpus, mak
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
 from mm_interleaved.training.engines import checkpoint_parts, make_engine
 from mm_interleaved.training.feed import Feed, key
-from mm_interleaved.training.finishing import is_current, merged_from_disk, whole_model, write_adapter, write_final
+from mm_interleaved.training.finishing import is_current, learn_words, merged_from_disk, whole_model, write_adapter, write_final
 from mm_interleaved.training.objectives import make_objective
 from mm_interleaved.training.optim import (
     WeightAverage,
@@ -391,6 +391,7 @@ class _Run:
                     model = merged_from_disk(Path(self.recipe.model), adapter)
                 else:
                     self.adapter.merge_and_unload()
+            learn_words(self.processor, self.recipe)
             heads = self.objective.get_submodule("heads") if self.objective.keeps_heads else None
             write_final(final, self.recipe, model, self.processor, step=self.step, measures=self.measures, heads=heads)
         self.measures = json.loads((final / "training.json").read_text(encoding="utf-8"))["measures"]
