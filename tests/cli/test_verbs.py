@@ -1,6 +1,7 @@
 """The other verbs, the help of all of them, and what an exception becomes."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import typer
@@ -95,7 +96,7 @@ def test_doctor_weighs_the_changed_recipe(mmi, tmp_path):
     )
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        plan = memory_plan.TrainingMemory(1, 1, 1, 1, 1, 1, 1)
+        plan = memory_plan.TrainingMemory(**dict.fromkeys((field.name for field in fields(memory_plan.TrainingMemory)), 1))
         patch.setattr(memory_plan, "plan_training", lambda recipe, processes: asked.append(recipe) or plan)
         assert mmi("doctor", "--train", tmp_path / "r.yaml", "--set", "training.batch_size=8").exit_code == 0
     assert asked[0].training.batch_size == 8
