@@ -1,6 +1,7 @@
 """The other verbs, the help of all of them, and what an exception becomes."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import typer
@@ -85,6 +86,22 @@ def test_doctor_names_libraries_devices_backends_model_pack_and_disk(mmi, model,
         assert word in names
     assert run.exit_code == (2 if found["problems"] else 0)
     assert not any("model" in problem for problem in found["problems"])
+
+
+def test_doctor_weighs_the_changed_recipe(mmi, tmp_path):
+    from mm_interleaved.training import memory_plan
+
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nmodel: box/nano\nobjective: words\ndata: {tasks: {caption: 1}}\ntraining: {steps: 1}\noutput: o\n"
+    )
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        plan = memory_plan.TrainingMemory(**dict.fromkeys((field.name for field in fields(memory_plan.TrainingMemory)), 1))
+        patch.setattr(memory_plan, "plan_training", lambda recipe, processes: asked.append(recipe) or plan)
+        assert mmi("doctor", "--train", tmp_path / "r.yaml", "--set", "training.batch_size=8").exit_code == 0
+    assert asked[0].training.batch_size == 8
+    assert_user_error(mmi("doctor", "--train", tmp_path / "r.yaml", "--set", "training.batch_seize=8"), "the nearest is 'batch_size'")
+    assert_user_error(mmi("doctor", "--set", "training.batch_size=8"), "--train")
 
 
 def test_doctor_reports_a_missing_model(mmi, tmp_path):

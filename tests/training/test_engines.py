@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from mm_interleaved.errors import ConfigError
+from mm_interleaved.errors import BackendError, ConfigError
 from mm_interleaved.training.loop import train
 from tests.data.sources.conftest import picture_bytes
 
@@ -204,3 +205,39 @@ def test_lanes_have_to_be_shared_by_the_processes_and_engines_know_their_limits(
 
 def test_one_process_may_name_any_engine(recipe):
     assert train(recipe(training={"engine": "fsdp2", "steps": 1})).completed
+
+
+DEEPSPEED = {"engine": "deepspeed", "zero_stage": 2, "batch_size": 8, "accumulation": 2, "clip": 0.5}
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_configuration_of_deepspeed_is_that_of_the_recipe(recipe, stage, precision):
+    from mm_interleaved.training.engines import deepspeed_configuration
+
+    chosen = recipe(training=DEEPSPEED | {"zero_stage": stage, "mixed_precision": precision})
+    built = deepspeed_configuration(chosen, processes=2, device=torch.device("cpu"))
+    assert built["zero_optimization"]["stage"] == stage
+    sizes = [built[name] for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")]
+    assert sizes == [8, 2, 2] and sizes[0] == sizes[1] * sizes[2] * 2
+    assert built["gradient_clipping"] == 0.5
+    assert built["torch_autocast"]["enabled"] == (precision == "bf16")
+    assert "auto" not in json.dumps(built).replace("torch_autocast", ""), "a value was left to guess"
+    assert "optimizer" not in built, "the recipe's AdamW is the optimizer"
+
+
+def test_deepspeed_refuses_what_it_cannot_do_and_says_what_to_install(recipe, monkeypatch):
+    from mm_interleaved.training import engines
+
+    two = type("Two", (), {"count": 2})()
+    accelerator = type("Here", (), {"device": torch.device("cpu")})()
+    for precision in ("fp16", "float64"):
+        with pytest.raises(ConfigError, match=f"not in {precision}"):
+            engines.make_engine(recipe(training=DEEPSPEED | {"mixed_precision": precision}), accelerator, two)
+    with pytest.raises(ConfigError, match="batch_size 6 is no multiple of 2 processes × 2 micro-batches"):
+        engines.make_engine(recipe(training=DEEPSPEED | {"batch_size": 6}), accelerator, two)
+    with pytest.raises(ConfigError, match="zero_stage"):
+        recipe(training=DEEPSPEED | {"zero_stage": 3})
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(BackendError, match=r"pip install 'mm-interleaved\[deepspeed\]'"):
+        engines.make_engine(recipe(training=DEEPSPEED), accelerator, two)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mm_interleaved.errors import ConfigError, DataError
+from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.loop import train
 from mm_interleaved.training.report import StepDone
 from tests.data.sources.conftest import picture_bytes
@@ -53,6 +54,15 @@ def test_a_run_on_sources_goes_on_at_the_exact_sample(recipe, pairs, packing):
 def test_words_alone_are_learnt_from_sources_too(recipe, pairs):
     run = recipe(objective="words", trainable=["language_model.*"], data={"sources": [pairs], "tasks": {"caption": 0}})
     assert train(run).completed
+
+
+def test_a_word_learnt_from_a_source_is_known_to_the_finished_model(recipe, pairs, tmp_path):
+    (tmp_path / "named.jsonl").write_text(json.dumps({"image": "a.png", "caption": "this is Zorabella, smiling."}) + "\n")
+    source = pairs | {"files": [str(tmp_path / "named.jsonl")]}
+    for name, data in (("without", {}), ("with", {"sources": [source]})):
+        finished = train(recipe(name, data=data, training={"steps": 1}))
+        unknown = [word for word, _ in MMInterleavedProcessor.from_pretrained(finished.final).unknown_words("draw zorabella qwxyz")]
+        assert "qwxyz" in unknown and ("zorabella" in unknown) == (name == "without")
 
 
 def test_accumulated_micro_batches_give_the_losses_of_one_batch(recipe, pairs):

@@ -25,6 +25,9 @@ def doctor(
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="Devices that FSDP shards over, in the memory plan.")] = 1,
     train: Annotated[Path | None, typer.Option(help="A recipe: the memory of its training is weighed, on its first micro-batch.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of that recipe: training.batch_size=8.")
+    ] = None,
     out: Annotated[Path, typer.Option("--output", "-o", help="Where results would be written; its disk is looked at.")] = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -32,6 +35,8 @@ def doctor(
     from mm_interleaved.cli.machine import examine
 
     output = Output(as_json=as_json)
+    if changes and train is None:
+        raise ConfigError("--set changes the recipe of --train; name one.")
     named = model in (RELEASED, NANO) and not Path(str(model)).is_dir()
     findings = examine(None if model is None or named else Path(model), out)
     if named:
@@ -50,18 +55,18 @@ def doctor(
             output.say(line)
         result["memory"] = plan_values(plan)
     if train is not None:
-        result["training"] = _training(train, devices, output)
+        result["training"] = _training(train, changes or [], devices, output)
     output.result(result)
     if problems:
         output.error(f"{len(problems)} problems: {', '.join(problems)}")
         raise typer.Exit(USER_ERROR)
 
 
-def _training(path: Path, processes: int, output: Output) -> dict[str, int]:
+def _training(path: Path, changes: list[str], processes: int, output: Output) -> dict[str, int]:
     from mm_interleaved.training.memory_plan import plan_training
     from mm_interleaved.training.recipe import read_recipe
 
-    plan = plan_training(read_recipe(path), processes=processes).as_json()
+    plan = plan_training(read_recipe(path, changes), processes=processes).as_json()
     sizes = ", ".join(f"{name} {_gib(plan[name])}" for name in ("weights", "gradients", "moments", "average", "activations"))
     trained = f"{plan['trained'] / 1e6:,.2f} M numbers trained"
     output.say(f"training {path} on each of {processes}: {_gib(plan['total'])} GiB ({sizes}); {trained}")

@@ -3,13 +3,15 @@
     average   every process holds everything; one averaging of all gradients after the backward pass (the default, also of one process)
     ddp       the same through accelerate's DDP, which averages while the backward pass runs
     fsdp2     weights, gradients and moments are divided by PyTorch's `fully_shard`, unit by unit of `FSDP_UNITS`
+    deepspeed moments (ZeRO-1), or moments and gradients (ZeRO-2), are divided by DeepSpeed
 
 On a CPU accelerate's own FSDP silently runs DDP; therefore `fully_shard` is called here, and refuses to be something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,11 +24,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from mm_interleaved.errors import ConfigError
+from mm_interleaved.errors import BackendError, ConfigError
+from mm_interleaved.training.device import precision_of
 from mm_interleaved.training.parts import Objective
 from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe
 from mm_interleaved.training.shards import own_part, whole_of
+from mm_interleaved.training.state import load_optimizer, optimizer_tensors
 
 FSDP_UNITS = (
     "model.language_model.layers.*.self_attn",
@@ -62,6 +66,19 @@ class Engine:
         """Around forward and backward pass of a micro-batch; only the last one of a step need exchange gradients."""
         yield
 
+    def take_over(self, optimizer: torch.optim.AdamW, moments: Mapping[str, Tensor] | None) -> None:
+        """Gets the optimizer of a wrapped objective, and the moments of a checkpoint where there is one."""
+        if moments is not None:
+            load_optimizer(optimizer, moments)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of a micro-batch."""
+        self.accelerator.backward(loss)
+
+    def gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+        """The gradient of the whole step, between `finish_gradients` and `clip`; all processes have to ask for it."""
+        return None if parameter.grad is None else parameter.grad.detach()
+
     def finish_gradients(self, objective: Objective) -> None:
         """After the last backward pass: gradients are those of the whole step, and parameters that nothing reached have none."""
         self.exchange_gradients(objective)
@@ -75,6 +92,16 @@ class Engine:
         """Scales gradients down to a norm of `largest`; returns the norm that they had, over all processes."""
         norm = self.accelerator.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], largest)
         return whole_of(torch.as_tensor(norm))
+
+    def step(self, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler) -> None:
+        """Moves the weights and forgets the gradients."""
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def moments(self, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+        """What `take_over` puts back; all processes have to ask for it."""
+        return optimizer_tensors(optimizer)
 
 
 class DistributedDataParallel(Engine):
@@ -124,11 +151,134 @@ class FullyShardedDataParallel(Engine):
         return  # done in the backward pass
 
 
+class ZeroRedundancy(Engine):
+    """DeepSpeed's ZeRO of stage 1 or 2: every process has all weights and moves its share of them.
+
+    The optimizer sees one long vector per group. A part that a step does not need therefore decays and coasts on its momentum, where
+    the other engines leave it alone.
+    """
+
+    needs_every_part = True
+
+    def __init__(self, accelerator: Accelerator, ranks: Ranks, configuration: dict[str, Any]) -> None:
+        super().__init__(accelerator, ranks)
+        self.configuration = configuration
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise BackendError(f"training.engine deepspeed: {error}; pip install 'mm-interleaved[deepspeed]', or use fsdp2.") from error
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self._library: Any = deepspeed
+        self._engine: Any = None
+        self._members: list[list[tuple[str, nn.Parameter]]] = []
+
+    def wrap(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def take_over(self, optimizer: torch.optim.AdamW, moments: Mapping[str, Tensor] | None) -> None:
+        self._members = [list(zip(group["names"], group["params"], strict=True)) for group in optimizer.param_groups]
+        self._engine, *_ = self._library.initialize(model=self._objective, optimizer=optimizer, config=self.configuration)
+        self.call = self._engine
+        if moments:
+            self._restore(optimizer, moments)
+
+    def _restore(self, optimizer: torch.optim.AdamW, moments: Mapping[str, Tensor]) -> None:
+        # DeepSpeed has put its own vector in the place of each group's parameters, and joins the two after the first step only.
+        tools = self._library.utils
+        for group, members in zip(optimizer.param_groups, self._members, strict=True):
+            (vector,) = group["params"]
+            steps = [moments[f"step/{name}"] for name, _ in members if f"step/{name}" in moments]
+            if not steps:
+                continue
+            state = {"step": torch.stack(steps).max().to(vector.device)}
+            state |= {moment: torch.zeros_like(vector) for moment in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[vector] = state
+            tools.lazy_init_hp_params_optimizer_state([parameter for _, parameter in members], vector, optimizer.state)
+            for name, parameter in members:
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    if f"{moment}/{name}" in moments:
+                        value = moments[f"{moment}/{name}"].to(vector.device)
+                        tools.safe_set_full_optimizer_state(parameter, value, moment)
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        self._engine.set_gradient_accumulation_boundary(is_boundary=last)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)  # the loop has divided by the number of micro-batches
+
+    def gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+        return self._library.utils.safe_get_full_grad(parameter)
+
+    def finish_gradients(self, objective: Objective) -> None:
+        return  # done in the backward pass
+
+    def clip(self, objective: Objective, largest: float) -> Tensor:
+        # One call of DeepSpeed's clips and moves the weights; it leaves them where they are if the norm is no number.
+        self._engine.step()
+        return torch.as_tensor(float(self._engine.get_global_grad_norm()))
+
+    def step(self, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler) -> None:
+        return  # done while clipping
+
+    def moments(self, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+        result = {}
+        for group, members in zip(optimizer.param_groups, self._members, strict=True):
+            (vector,) = group["params"]
+            if vector not in optimizer.state:
+                continue
+            for name, parameter in members:
+                result[f"step/{name}"] = optimizer.state[vector]["step"].clone()
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    result[f"{moment}/{name}"] = self._library.utils.safe_get_full_optimizer_state(parameter, moment)
+        return result
+
+
+def deepspeed_configuration(recipe: Recipe, *, processes: int, device: torch.device) -> dict[str, Any]:
+    """DeepSpeed's configuration of a recipe, as accelerate's plugin builds it.
+
+    Raises:
+        ConfigError: settings that do not go together.
+    """
+    from accelerate import DeepSpeedPlugin
+
+    settings = recipe.training
+    precision = precision_of(settings.mixed_precision, device)
+    if precision in ("fp16", "float64"):
+        raise ConfigError(f"training.engine deepspeed keeps weights in float32 and computes in float32 or bf16, not in {precision}.")
+    share, left = divmod(settings.batch_size, processes * settings.accumulation)
+    if left:
+        raise ConfigError(
+            f"training.engine deepspeed: batch_size {settings.batch_size} is no multiple of {processes} processes × "
+            f"{settings.accumulation} micro-batches; choose one that is."
+        )
+    written = {
+        "train_batch_size": settings.batch_size,
+        "train_micro_batch_size_per_gpu": share,
+        "gradient_accumulation_steps": settings.accumulation,
+        "gradient_clipping": settings.clip,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        # The only autocast that DeepSpeed leaves in force. Gradients are exchanged in float32.
+        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
+    }
+    plugin = DeepSpeedPlugin(
+        hf_ds_config=written,
+        gradient_accumulation_steps=settings.accumulation,
+        gradient_clipping=settings.clip,
+        zero_stage=settings.zero_stage,
+        zero3_init_flag=False,
+    )
+    return plugin.deepspeed_config
+
+
 def make_engine(recipe: Recipe, accelerator: Accelerator, ranks: Ranks) -> Engine:
     """The engine of a recipe; one process needs none.
 
     Raises:
         ConfigError: settings that do not go together.
+        BackendError: DeepSpeed is not installed.
     """
     settings = recipe.training
     if settings.engine == "average" or ranks.count == 1:
@@ -137,6 +287,8 @@ def make_engine(recipe: Recipe, accelerator: Accelerator, ranks: Ranks) -> Engin
         raise ConfigError(f"training.engine {settings.engine}: objective '{recipe.objective}' is trained with engine average only.")
     if settings.engine == "ddp":
         return DistributedDataParallel(accelerator, ranks)
+    if settings.engine == "deepspeed":
+        return ZeroRedundancy(accelerator, ranks, deepspeed_configuration(recipe, processes=ranks.count, device=accelerator.device))
     if settings.mixed_precision == "fp16":
         raise ConfigError("training.engine fsdp2 does not scale losses; use mixed_precision bf16.")
     if recipe.adapter is not None:

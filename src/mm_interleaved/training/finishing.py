@@ -12,6 +12,9 @@ from torch import nn
 
 from mm_interleaved.checkpoint.adapters import load_adapter, save_adapter
 from mm_interleaved.checkpoint.native import load_model, save_model
+from mm_interleaved.data.doctor import read_through
+from mm_interleaved.data.kinds import make_source
+from mm_interleaved.data.sources import Skips
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.assembly import HEADS_FILE
@@ -21,6 +24,21 @@ from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe, as_yaml
 from mm_interleaved.training.shards import whole_of
 from mm_interleaved.training.state import load_weights, whole_folder, write_text
+
+WORDS_FROM = 2000
+"""Records of each source whose words are known to the finished model; a corpus is not read again to its end."""
+
+
+def learn_words(processor: MMInterleavedProcessor, recipe: Recipe) -> None:
+    """Adds the words of the recipe's sources to those that a processor knows, so that a name just learnt is not told as unknown."""
+    if not processor.known_words:  # such a model says nothing about words
+        return
+    found = set(processor.known_words)
+    for source in recipe.data.sources:
+        if source.weight:
+            for example in read_through(make_source(source.kind, source.values()), Skips(), limit=WORDS_FROM):
+                found.update(word for text in example.document.texts for word in text.text.split())
+    processor.known_words = sorted(found)
 
 
 def whole_model(objective: Objective, names: nn.Module, ranks: Ranks) -> MMInterleavedForConditionalGeneration | None:

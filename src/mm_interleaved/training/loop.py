@@ -32,7 +32,7 @@ from mm_interleaved.training.assembly import FINAL, join_heads, make_corpus, mak
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
 from mm_interleaved.training.engines import checkpoint_parts, make_engine
 from mm_interleaved.training.feed import Feed, key
-from mm_interleaved.training.finishing import is_current, merged_from_disk, whole_model, write_adapter, write_final
+from mm_interleaved.training.finishing import is_current, learn_words, merged_from_disk, whole_model, write_adapter, write_final
 from mm_interleaved.training.objectives import make_objective
 from mm_interleaved.training.optim import (
     WeightAverage,
@@ -50,10 +50,8 @@ from mm_interleaved.training.report import Event, Finished, Rate, SamplesMade, S
 from mm_interleaved.training.shards import write_parts
 from mm_interleaved.training.state import (
     Checkpoint,
-    load_optimizer,
     load_weights,
     newest_checkpoint,
-    optimizer_tensors,
     save_checkpoint,
     storage_error,
     write_text,
@@ -167,14 +165,14 @@ class _Run:
         self.average = WeightAverage(self.names, self.settings.ema_decay)
         if checkpoint is not None:
             self.average.load(checkpoint.tensors("ema"))
-            load_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
+        self.engine.take_over(self.optimizer, None if checkpoint is None else checkpoint.tensors("optimizer"))
         columns = ("loss", *self.objective.columns, "learning_rate", "gradient_norm")
         if self.ranks.main:
             self.losses = Table(self.output / "losses.csv", columns, after_step=self.step)
             self.timing = Table(self.output / "timing.csv", ("seconds", "samples_per_second"), after_step=self.step)
         if self.settings.watch:
             self.objective.watched = self.corpus.names if isinstance(self.objective, Documents) else ()
-            self.watch = Watch(self.output / "parts.csv", self.names, self.objective.watched, self.ranks, after_step=self.step)
+            self.watch = Watch(self.output / "parts.csv", self.names, self.objective.watched, self.ranks, self.engine, after_step=self.step)
         if self.settings.trackers:
             follow(self.accelerator, recipe)
         self.emit(
@@ -252,7 +250,7 @@ class _Run:
             with self.engine.micro_batch(last=number == shares):
                 terms = self._forward(prepared)
                 if terms.total.requires_grad:  # a batch may hold nothing for the parts that are trained
-                    self.accelerator.backward(self.scaler.scale(terms.total / shares))
+                    self.engine.backward(self.scaler.scale(terms.total / shares))
             by_task += [] if terms.by_task is None else [terms.by_task]
             told.append(torch.stack([scalar.detach().double() for scalar in (terms.total, *(terms.columns[name] for name in names))]))
         self.engine.finish_gradients(self.objective)
@@ -267,9 +265,7 @@ class _Run:
         skipped = not math.isfinite(values[1]) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if not (math.isfinite(values[0]) and (math.isfinite(values[1]) or skipped)):
             raise self._diverged(ready, values[0], values[1])
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.engine.step(self.optimizer, self.scaler)
         if not skipped:
             self.average.update(self.step)
         self.step += 1
@@ -320,10 +316,11 @@ class _Run:
     def _save(self, sources: dict[str, list[int]]) -> None:
         # Every rank reads its own lanes of the sources.
         standing = self.ranks.gather(sources) if self.recipe.data.sources else [{}]
+        moments = self.engine.moments(self.optimizer)
         if not self.ranks.main and not self.engine.divides:
             return
         weights = {name: value for name, value in self.names.state_dict().items() if not self.few_bits or name in self.trained}
-        tensors = {"model": weights, "ema": self.average.values, "optimizer": optimizer_tensors(self.optimizer)}
+        tensors = {"model": weights, "ema": self.average.values, "optimizer": moments}
         if not self.ranks.main:
             self._write_together(tensors, None)
             return
@@ -394,6 +391,7 @@ class _Run:
                     model = merged_from_disk(Path(self.recipe.model), adapter)
                 else:
                     self.adapter.merge_and_unload()
+            learn_words(self.processor, self.recipe)
             heads = self.objective.get_submodule("heads") if self.objective.keeps_heads else None
             write_final(final, self.recipe, model, self.processor, step=self.step, measures=self.measures, heads=heads)
         self.measures = json.loads((final / "training.json").read_text(encoding="utf-8"))["measures"]

@@ -52,7 +52,7 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
     """Weighs a run. The model has to fit this machine, for one forward pass.
 
     Args:
-        processes: among how many the batch, and with fsdp2 everything but activations, is divided.
+        processes: among how many the batch is divided, and what their engine divides.
 
     Raises:
         ConfigError, DataError: as the run itself would.
@@ -86,6 +86,11 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
     if recipe.training.engine == "fsdp2" and processes > 1:
         divided = {name: -(-getattr(found, name) // processes) for name in ("weights", "gradients", "moments", "average")}
         found = replace(found, **divided)
+    if recipe.training.engine == "deepspeed" and processes > 1:
+        # Its optimizer works on a copy of the weights, divided as the moments are.
+        found = replace(found, moments=-(-(found.moments + found.gradients) // processes))
+        if recipe.training.zero_stage == 2:
+            found = replace(found, gradients=-(-found.gradients // processes))
     return found
 
 

@@ -44,6 +44,7 @@ FREE_ON_RESUME = (
     "training.threads",
     "training.prefetch",
     "training.engine",
+    "training.zero_stage",
     "training.trackers",
     "training.checkpointing",
     "data.threads",
@@ -225,8 +226,10 @@ class TrainingRecipe(_Section):
     """Parts whose layers are computed again in the backward pass instead of being kept."""
     mixed_precision: Literal["auto", "float32", "bf16", "fp16", "float64"] = "auto"
     """`auto` is bf16 where the machine computes it natively. `fp16` scales the loss. `float64` is for comparisons: weights too."""
-    engine: Literal["average", "ddp", "fsdp2"] = "average"
-    """Several processes: one averaging of all gradients, accelerate's DDP, or weights divided by PyTorch's FSDP2."""
+    engine: Literal["average", "ddp", "fsdp2", "deepspeed"] = "average"
+    """Several processes: one averaging of all gradients, accelerate's DDP, weights divided by PyTorch's FSDP2, or DeepSpeed's ZeRO."""
+    zero_stage: Literal[1, 2] = 1
+    """Engine `deepspeed` divides the moments (1), or moments and gradients (2)."""
     final_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of `final/`."""
     save_every: int = Field(500, ge=1)

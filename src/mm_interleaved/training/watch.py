@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mm_interleaved.errors import ConfigError
+from mm_interleaved.training.engines import Engine
 from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe
 from mm_interleaved.training.report import Table
@@ -35,8 +36,8 @@ def part_of(name: str) -> str:
 class Watch:
     """The table of a run; every rank takes part in its numbers, the main one writes."""
 
-    def __init__(self, path: Path, names: nn.Module, tasks: Sequence[str], ranks: Ranks, *, after_step: int) -> None:
-        self._ranks, self.tasks = ranks, tuple(tasks)
+    def __init__(self, path: Path, names: nn.Module, tasks: Sequence[str], ranks: Ranks, engine: Engine, *, after_step: int) -> None:
+        self._ranks, self._engine, self.tasks = ranks, engine, tuple(tasks)
         self._members: dict[str, list[nn.Parameter]] = {}
         self._gates: dict[str, list[nn.Parameter]] = {}
         for name, parameter in names.named_parameters():
@@ -57,7 +58,8 @@ class Watch:
         """
         values: list[Tensor] = []
         for members in self._members.values():
-            squares = [whole_of(parameter.grad.detach().square().sum()).double() for parameter in members if parameter.grad is not None]
+            gradients = [self._engine.gradient_of(parameter) for parameter in members]
+            squares = [whole_of(gradient.square().sum()).double() for gradient in gradients if gradient is not None]
             values.append(torch.stack(squares).sum().sqrt() if squares else torch.tensor(0.0, dtype=torch.float64))
         for gates in self._gates.values():
             values.append(torch.cat([whole_of(gate.detach()).double().tanh().abs().flatten() for gate in gates]).mean())
