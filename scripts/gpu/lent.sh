@@ -18,7 +18,8 @@ WHEELS=(diffusers importlib-metadata pydantic pydantic-core annotated-types typi
 PIECE=15728640
 CARRIED=44040192
 
-SITE=${SITE:-/tmp/site}
+THERE=.lent  # what stays on that machine between the calls
+SITE=${SITE:-$THERE/site}
 mmi() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" ${PYTHON:-python3} -m mm_interleaved.cli.main "$@"; }
 
 pack() {
@@ -39,7 +40,7 @@ pack() {
 }
 
 keep() { # copies the pieces that this call brought to where later calls find them
-  mkdir -p /tmp/pieces && cp .gpu/pieces/* /tmp/pieces/ && ls -l /tmp/pieces
+  mkdir -p $THERE/pieces && cp .gpu/pieces/* $THERE/pieces/ && ls -l $THERE/pieces
 }
 
 install() {
@@ -73,21 +74,22 @@ look() {
 finish() { # one recipe ends early where it stands: its steps become those that it has done
   pkill --signal INT --full "mm_interleaved.cli.main train" || true
   while pgrep --full "mm_interleaved.cli.main train" >/dev/null; do sleep 1; done
+  rm -rf $THERE/bring
   done_steps=$(tail -n 1 "$RESULT/losses.csv" | cut -d, -f1)
   mmi train "${RECIPES[-1]}" "${CHANGES[@]}" --set "training.steps=$done_steps"
 }
 
 bring() { # [FIRST]: four pieces from number FIRST (0) on; one call's worth
   local first=${1:-0}
-  mkdir -p "$OUT" /tmp/bring
-  if [ ! -f /tmp/bring/sha256 ]; then
-    tar --create --file /tmp/bring.tar --directory "$RESULT" --exclude heads.safetensors "$SHIPPED"
-    sha256sum /tmp/bring.tar | cut -d' ' -f1 >/tmp/bring/sha256
-    split --bytes=$PIECE --numeric-suffixes --suffix-length=2 /tmp/bring.tar "/tmp/bring/$SHIPPED.tar."
+  mkdir -p "$OUT" $THERE/bring
+  if [ ! -f $THERE/bring/sha256 ]; then
+    tar --create --file $THERE/bring.tar --directory "$RESULT" --exclude heads.safetensors "$SHIPPED"
+    sha256sum $THERE/bring.tar | cut -d' ' -f1 >$THERE/bring/sha256
+    split --bytes=$PIECE --numeric-suffixes --suffix-length=2 $THERE/bring.tar "$THERE/bring/$SHIPPED.tar."
   fi
-  cp /tmp/bring/sha256 "$OUT"
-  for number in $(seq "$first" $((first + 3))); do cp "/tmp/bring/$SHIPPED.tar.$(printf %02d "$number")" "$OUT" 2>/dev/null || true; done
-  echo "of $(ls /tmp/bring/*.tar.* | wc -l) pieces:" && ls --size --block-size=KiB "$OUT"
+  cp $THERE/bring/sha256 "$OUT"
+  for number in $(seq "$first" $((first + 3))); do cp "$THERE/bring/$SHIPPED.tar.$(printf %02d "$number")" "$OUT" 2>/dev/null || true; done
+  echo "of $(ls $THERE/bring/*.tar.* | wc -l) pieces:" && ls --size --block-size=KiB "$OUT"
 }
 
 join() { # FROM TO: FROM holds the pieces of all calls and the checksum
@@ -103,7 +105,7 @@ evaluate() {
 
 dry() { # what the calls do, one after the other, in a copy of the tree, at a size for a CPU
   local copy=$PWD/.gpu/dry
-  rm -rf "$copy" /tmp/bring /tmp/bring.tar && mkdir -p "$copy"
+  rm -rf "$copy" && mkdir -p "$copy"
   git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from - --file - | tar --extract --directory "$copy"
   cd "$copy"
   OUT=$copy/out
@@ -113,7 +115,7 @@ dry() { # what the calls do, one after the other, in a copy of the tree, at a si
   chain 2>&1 | tee "$RESULT.log"
   look
   bring 0
-  for first in $(seq 4 4 "$(ls /tmp/bring/*.tar.* | wc -l)"); do bring "$first"; done
+  for first in $(seq 4 4 "$(ls $THERE/bring/*.tar.* | wc -l)"); do bring "$first"; done
   join "$OUT" joined
   SAMPLES=2 evaluate
 }

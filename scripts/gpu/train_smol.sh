@@ -13,8 +13,8 @@ CHANGES=(--set training.threads=0)
 before() { # the model that training starts from
   [ -d runs/smol-base/final ] && return
   if [ ! -f "$PIECES" ]; then
-    cat "/tmp/pieces/$GGUF".* >"/tmp/$GGUF" && PIECES=/tmp/$GGUF
-    (cd /tmp && sha256sum --check) <".gpu/$GGUF.sha256"
+    cat "$THERE/pieces/$GGUF".* >"$THERE/$GGUF" && PIECES=$THERE/$GGUF
+    (cd "$THERE" && sha256sum --check) <".gpu/$GGUF.sha256"
   fi
   mmi convert backbones --llm "$PIECES" --config recipes/models/smol.yaml --output models/smol
   mmi train recipes/parts/smol-base.yaml

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mm_interleaved.data.playground import judge
 from mm_interleaved.data.playground.judge import TemplateJudge
 from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.preview import preview
@@ -236,6 +237,25 @@ def test_equal_scenes_are_equal_bytes_and_the_ground_is_exact(pack: Pack) -> Non
     one, other = compose(scene, pack, 224), compose(scene, Pack.load(), 224)
     assert np.array_equal(one, other)
     assert tuple(one[0, 0]) == GROUNDS[3].colour and tuple(one[112, 112]) != GROUNDS[3].colour
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.6, 1.0])
+def test_parts_of_a_picture_are_those_of_a_flood_fill(share):
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        mask = draw.random(draw.integers(1, 20, 2)) < share
+        left, expected = {(int(y), int(x)) for y, x in np.argwhere(mask)}, []
+        while left:
+            part, edge = set(), [min(left)]
+            while edge:
+                y, x = edge.pop()
+                if (y, x) in left:
+                    left.remove((y, x))
+                    part.add((y, x))
+                    edge += [(y + down, x + right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+            rows, columns = zip(*part, strict=True)
+            expected.append(((min(columns), min(rows), max(columns) + 1, max(rows) + 1), len(part)))
+        assert judge._components(mask) == expected
 
 
 def test_judge_recognises_real_pictures(train: World) -> None:

@@ -57,12 +57,13 @@ def test_words_alone_are_learnt_from_sources_too(recipe, pairs):
 
 
 def test_a_word_learnt_from_a_source_is_known_to_the_finished_model(recipe, pairs, tmp_path):
-    (tmp_path / "named.jsonl").write_text(json.dumps({"image": "a.png", "caption": "this is Zorabella, smiling."}) + "\n")
+    (tmp_path / "named.jsonl").write_text(json.dumps({"image": "a.png", "caption": "this is Zorabella, smiling. 佐拉在笑。"}) + "\n")
     source = pairs | {"files": [str(tmp_path / "named.jsonl")]}
     for name, data in (("without", {}), ("with", {"sources": [source]})):
         finished = train(recipe(name, data=data, training={"steps": 1}))
-        unknown = [word for word, _ in MMInterleavedProcessor.from_pretrained(finished.final).unknown_words("draw zorabella qwxyz")]
+        unknown = [word for word, _ in MMInterleavedProcessor.from_pretrained(finished.final).unknown_words("draw zorabella qwxyz 画佐拉")]
         assert "qwxyz" in unknown and ("zorabella" in unknown) == (name == "without")
+        assert name == "without" or not any("佐" in word for word in unknown)
 
 
 def test_accumulated_micro_batches_give_the_losses_of_one_batch(recipe, pairs):

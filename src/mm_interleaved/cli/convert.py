@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from mm_interleaved.cli.console import JsonOption, Output, guarded
 from mm_interleaved.errors import ConfigError
@@ -110,6 +109,8 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, or holds something else.
     """
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

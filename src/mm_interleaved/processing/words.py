@@ -21,6 +21,14 @@ HAN_CUTOFF = 0.4
 """The same for Han words: of two characters, sharing one is 0.5."""
 
 
+def words_of(text: str) -> set[str]:
+    """Everything in a text that `Words` can know: words in lower case, and single Han characters, which cover any run of them."""
+    found: set[str] = set()
+    for match in _PIECE.finditer(text):
+        found.update(match.group() if match["han"] else (_plain(match.group()),))
+    return found
+
+
 class Words:
     """The words of a corpus.
 

@@ -215,7 +215,7 @@ class ZeroRedundancy(Engine):
         return  # done in the backward pass
 
     def clip(self, objective: Objective, largest: float) -> Tensor:
-        # One call of DeepSpeed's clips and moves the weights; it leaves them where they are if the norm is no number.
+        # One call of DeepSpeed's clips and moves the weights; the norm is told afterwards.
         self._engine.step()
         return torch.as_tensor(float(self._engine.get_global_grad_norm()))
 

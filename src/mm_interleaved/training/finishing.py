@@ -17,6 +17,7 @@ from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.sources import Skips
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
+from mm_interleaved.processing.words import words_of
 from mm_interleaved.training.assembly import HEADS_FILE
 from mm_interleaved.training.optim import HEADS
 from mm_interleaved.training.parts import Objective
@@ -37,7 +38,7 @@ def learn_words(processor: MMInterleavedProcessor, recipe: Recipe) -> None:
     for source in recipe.data.sources:
         if source.weight:
             for example in read_through(make_source(source.kind, source.values()), Skips(), limit=WORDS_FROM):
-                found.update(word for text in example.document.texts for word in text.text.split())
+                found.update(*(words_of(text.text) for text in example.document.texts))
     processor.known_words = sorted(found)
 
 
