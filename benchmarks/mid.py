@@ -13,7 +13,7 @@ import torch
 from mm_interleaved.checkpoint.published import config_from_published
 from mm_interleaved.document import Document, Image
 from mm_interleaved.generation.engine import Continuation
-from mm_interleaved.generation.load import Model
+from mm_interleaved.generation.load import Model, choose_fast_forms
 from mm_interleaved.model.configuration import Behaviour
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
@@ -146,7 +146,7 @@ def mid_model(*, published: bool = True, dtype: torch.dtype = torch.float32) -> 
                 if bool((parameter == 0).all()) and not name.startswith("image_decoder.vae"):
                     parameter.normal_(std=0.05)
     network.to(dtype).image_decoder.vae.float()
-    network.image_decoder.choose_attention("cpu", backward=False)
+    choose_fast_forms(network)
     processor = MMInterleavedProcessor(
         train_tokenizer([WORDS], 280),
         image_side=config.image_side,

@@ -25,7 +25,7 @@ def test_every_recipe_describes_a_model_a_corpus_and_trainable_parts(path):
     recipe = read_recipe(path, ["model=recipes/models/nano.yaml"] if made_before else [])
     config = read_model_config(recipe)
     if not Path(recipe.model).is_dir():  # a trained model brings its tokenizer along
-        assert config.text_config.vocab_size == recipe.tokenizer.vocabulary
+        assert config.text_config.vocab_size >= recipe.tokenizer.vocabulary  # rows that no token uses are left out of the box
     corpus = make_corpus(recipe, side=8)
     if not recipe.data.sources:
         corpus.sample(0)

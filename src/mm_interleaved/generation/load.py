@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from mm_interleaved.checkpoint.adapters import adapter_hash, load_adapter
 from mm_interleaved.checkpoint.native import load_model, model_hash, read_config, save_model
@@ -21,6 +23,7 @@ from mm_interleaved.generation.scheduler import Scheduler
 from mm_interleaved.generation.score import Score
 from mm_interleaved.generation.score import score as score_continuations
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.ops.few_rows import for_few_rows
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 
 BOX = Path(__file__).resolve().parent.parent / "box" / "nano"
@@ -130,9 +133,9 @@ def load(
             raise ConfigError("quantize and wait_on exclude each other: weights in few bits cannot wait elsewhere.")
         device_map = device_map or offload_map(read_config(folder), device=str(device), wait_on=wait_on)
     network = load_model(folder, **options, device_map=device_map or {"": device})
-    painter: Any = network.image_decoder
-    painter.choose_attention(painter.negative_tokens.device.type, backward=False)
+    choose_fast_forms(network)
     if vae_tiling:
+        painter: Any = network.image_decoder
         painter.vae.enable_tiling()
     try:
         processor = MMInterleavedProcessor.from_pretrained(str(folder), local_files_only=True)
@@ -144,3 +147,11 @@ def load(
         fingerprint = f"{fingerprint}+{adapter_hash(Path(adapter))}"
     form = " ".join([str(dtype).removeprefix("torch."), *([quantize] if quantize else []), *["tiled"] * vae_tiling])
     return Model(network.eval(), processor, model_hash=fingerprint, form=form)
+
+
+def choose_fast_forms(network: PreTrainedModel) -> None:
+    """Chooses what is faster without gradients where the network computes; equal but for rounding."""
+    painter: Any = network.image_decoder
+    for part in (network.language_model, network.text_head):
+        for_few_rows(cast(nn.Module, part))
+    painter.choose_attention(painter.negative_tokens.device.type, backward=False)

@@ -19,7 +19,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import LlamaConfig, LlamaModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -28,6 +27,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from mm_interleaved.errors import ConfigError, ShapeError
 from mm_interleaved.model.configuration import MMFSConfig, MMInterleavedConfig
 from mm_interleaved.model.mmfs import MMFS
+from mm_interleaved.ops import few_rows
 
 CONTROL_HEAD_FROZEN_BIAS = -100.0
 """Bias of the frozen head's rows for the control tokens: by itself it never writes one (spec §1.3)."""
@@ -250,7 +250,7 @@ class TextHead(nn.Module):
         elif embedding is None:
             raise ShapeError("the text head is tied to the embedding; hand in language_model.embed_tokens.weight.")
         else:
-            logits = functional.linear(hidden, embedding)
+            logits = few_rows.linear(hidden, embedding)
         if self.control_head is None:
             return logits
         control = self.control_head(hidden)

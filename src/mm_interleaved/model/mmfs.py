@@ -20,6 +20,7 @@ from torch.nn import functional
 from mm_interleaved.errors import ShapeError
 from mm_interleaved.model.configuration import MMFSConfig
 from mm_interleaved.ops.deformable import Backend, deformable_attention
+from mm_interleaved.ops.few_rows import FewRowsLinear
 
 
 def recency(visible: Bool[Tensor, "B Q N"]) -> Int[Tensor, "B Q N"]:
@@ -163,7 +164,7 @@ class MMFS(nn.Module):
     def _offsets_and_logits(self, query: Tensor, visible: Tensor) -> tuple[Float[Tensor, "B Q H N P 2"], Float[Tensor, "B Q H N L P"]]:
         """The same, exactly but for rounding: (W z + b) per query plus a row of W E per image is W (z + E[rank]) + b (spec §2.10)."""
         linears = (self.query_projection, self.offsets, self.attention_weights)
-        if not all(type(linear) is nn.Linear and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears):
+        if not all(type(linear) in (nn.Linear, FewRowsLinear) and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears):
             return self._literal(query, visible)  # an adapter or a quantised weight: only the module knows its product
         table = self.recency.weight[: visible.shape[2] + 1].to(query.dtype)  # no rank is larger than the number of images
         offsets, logits = self.offsets, self.attention_weights

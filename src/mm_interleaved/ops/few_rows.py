@@ -1,0 +1,59 @@
+"""Linear layers for a few rows on a CPU: what a decoding step multiplies.
+
+Such a product reads each weight once and does little with it, so only how the cores share the reading counts. The usual product of a few
+rows with a transposed weight runs on one core (MKL); the same product as a batch of blocks of the weight's rows runs on all of them: two
+cores read a head of 32,002 × 512 for one row in 1.3 instead of 5.7 ms, for eight rows in 3.9 instead of 10.3 ms. Equal to the usual
+form but for rounding.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+FEW = 32
+"""Rows up to which the blocks were faster (two cores, widths of 256 to 4,096)."""
+WORTH_SHARING = 2**16
+"""Elements of the smallest weight for which they were."""
+
+
+def linear(x: Float[Tensor, "*any I"], weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None = None) -> Float[Tensor, "*any O"]:
+    """`functional.linear`, by blocks of the weight where that is faster: few rows, float32, a CPU of several cores, no gradients."""
+    wide, narrow = weight.shape
+    rows = x.numel() // narrow
+    plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or rows == 0 or rows > FEW
+    if plain or not x.dtype == weight.dtype == torch.float32 or weight.numel() < WORTH_SHARING or not weight.is_contiguous():
+        return functional.linear(x, weight, bias)
+    blocks = math.gcd(wide, torch.get_num_threads())
+    if blocks == 1:
+        return functional.linear(x, weight, bias)
+    columns = x.reshape(rows, narrow).T
+    product = torch.bmm(weight.view(blocks, wide // blocks, narrow), columns.expand(blocks, -1, -1))
+    result = product.view(wide, rows).T.contiguous().view(*x.shape[:-1], wide)
+    return result if bias is None else result.add_(bias)
+
+
+class FewRowsLinear(nn.Linear):
+    """A Linear layer by `linear`; it shares the parameters of the layer in whose place it stands."""
+
+    def __init__(self, other: nn.Linear) -> None:
+        super().__init__(other.in_features, other.out_features, bias=False, device="meta")
+        self.weight, self.bias = other.weight, other.bias
+        self.train(other.training)
+
+    def forward(self, input: Float[Tensor, "*any I"]) -> Float[Tensor, "*any O"]:
+        return linear(input, self.weight, self.bias)
+
+
+def for_few_rows(module: nn.Module) -> None:
+    """Puts a `FewRowsLinear` in the place of every plain Linear layer inside `module`: same parameters, same names.
+
+    Layers of other kinds (quantised, with an adapter, fetched from elsewhere before they compute) stay as they are.
+    """
+    for name, child in module.named_children():
+        if type(child) is nn.Linear and type(child.weight) is nn.Parameter and "forward" not in vars(child):
+            setattr(module, name, FewRowsLinear(child))
+        else:
+            for_few_rows(child)

@@ -1,0 +1,59 @@
+"""Products of a few rows by blocks of the weight."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mm_interleaved.ops.few_rows import FEW, FewRowsLinear, for_few_rows, linear
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", [(1, 256), (3, 1, 256), (2, 4, 256), (FEW, 256), (FEW + 1, 256), (0, 256), (256,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("wide", [384, 331])
+@torch.no_grad()
+def test_blocks_equal_one_product(shape, dtype, wide, threads):
+    x, weight, bias = torch.randn(shape, dtype=dtype), torch.randn(wide, 256, dtype=dtype), torch.randn(wide, dtype=dtype)
+    for shift in (None, bias):
+        expected = functional.linear(x, weight, shift)
+        torch.testing.assert_close(linear(x, weight, shift), expected, rtol=1e-5, atol=1e-4)
+        assert linear(x, weight, shift).is_contiguous()
+
+
+def test_few_rows_are_computed_in_blocks_and_only_without_gradients(monkeypatch):
+    products = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *sides: products.append(sides[0].shape) or bmm(*sides))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    layer = FewRowsLinear(nn.Linear(256, 512))
+    x = torch.randn(2, 256, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None and layer.weight.grad is not None and not products
+    with torch.no_grad():
+        layer(x)
+    assert products == [(2, 256, 256)]
+
+
+def test_layers_keep_their_parameters_and_names_and_others_stay():
+    class Other(nn.Linear):
+        pass
+
+    network = nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 8), nn.ReLU()), "b": Other(8, 8), "fetched": nn.Linear(8, 8)})
+    network["fetched"].forward = lambda x: x  # as layers that wait elsewhere do
+    before = copy.deepcopy(network.state_dict())
+    first = network["a"][0].weight
+    for_few_rows(network)
+    assert type(network["a"][0]) is FewRowsLinear and network["a"][0].weight is first
+    assert type(network["b"]) is Other and type(network["fetched"]) is nn.Linear
+    assert list(network.state_dict()) == list(before)
+    network.load_state_dict(before)
