@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from mm_interleaved.generation.load import BOX
 from tests.cli.conftest import assert_user_error, result_of
 from tests.data.sources.conftest import lines, picture_bytes
 
@@ -71,3 +72,53 @@ def test_converted_shards_hold_the_same_documents(mmi, recipe, tmp_path):
 def test_a_recipe_without_sources_is_refused(mmi, recipe):
     recipe.write_text(recipe.read_text().replace("sources:", "tasks: {caption: 1}\n  unused:"))
     assert_user_error(mmi("data", "stats", recipe), "unknown key")
+
+
+@pytest.fixture
+def questions(tmp_path, model):
+    """A recipe of questions about four pictures, one of which is a web page."""
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(picture_bytes(80 * number, "JPEG", size=(80, 80)))
+    (tmp_path / "3.jpg").write_bytes(b"<html>")
+    asked = [{"image_id": f"{number}", "question": f"Q{number}?", "answers": ["cat"]} for number in range(4)]
+    (tmp_path / "train.json").write_text(json.dumps({"data": asked}))
+    source = {"name": "asked", "kind": "textvqa", "files": [str(tmp_path / "train.json")], "images": str(tmp_path)}
+    values = {"name": "ask", "model": str(model), "objective": "documents", "data": {"sources": [source]}}
+    path = tmp_path / "ask.yaml"
+    path.write_text(yaml.safe_dump(values | {"training": {"steps": 1}, "output": str(tmp_path / "run")}))
+    return path
+
+
+def clip_folder(folder):
+    """A small CLIP with random weights, as transformers saves it."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 8}
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("by", ["the box", "a model", "a clip"])
+def test_pictures_are_embedded_and_solved_examples_are_found_by_them(mmi, questions, tmp_path, by):
+    """The model is nano itself: to random weights all pictures look alike, and the same picture is no example."""
+    file = tmp_path / "vectors" / "asked.safetensors"
+    choice = {"the box": (), "a model": ("--model", BOX), "a clip": ("--clip", tmp_path / "clip")}[by]
+    if by == "a clip":
+        clip_folder(tmp_path / "clip")
+    found = result_of(mmi("data", "embed", questions, "asked", "-o", file, *choice, "--json"))
+    assert found == {"file": str(file), "vectors": 3, "skipped": {"broken image": 1}}
+    values = yaml.safe_load(questions.read_text())
+    values["data"]["sources"][0]["options"] = {"shots": 1, "nearest": str(file)}
+    questions.write_text(yaml.safe_dump(values))
+    (asked,) = json.loads(mmi("data", "validate", questions, "--json").stdout)["sources"]
+    assert asked["skipped"] == {"broken image": 1}, asked["skipped"]
+    assert asked["documents"] == 3 and asked["images_per_document"] == {"2": 3}
+
+
+def test_wrong_wishes_to_embed_are_named(mmi, questions, model, tmp_path):
+    out = ("-o", tmp_path / "v")
+    assert_user_error(mmi("data", "embed", questions, "askde", *out), "no source 'askde'", "asked")
+    assert_user_error(mmi("data", "embed", questions, "asked", *out, "--model", model, "--clip", tmp_path), "exclude each other")
+    assert_user_error(mmi("data", "embed", questions, "asked", *out, "--clip", tmp_path), "holds no CLIP")
+    assert_user_error(mmi("data", "embed", questions, "asked", *out, "--model", tmp_path), str(tmp_path))
+    assert not (tmp_path / "v").exists()

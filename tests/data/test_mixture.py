@@ -10,6 +10,7 @@ from tests.data.sources.conftest import picture_bytes
 from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.sources import Skips
+from mm_interleaved.data.sources.files import Pictures
 from mm_interleaved.document import Image
 from mm_interleaved.errors import CheckpointError, ConfigError, DataError
 
@@ -70,6 +71,17 @@ def test_a_mixture_goes_on_at_the_exact_sample_from_any_moment(shards, lanes):
         complete = Mixture([source(shards)], seed=1, lanes=lanes, window=4)
         take(complete, 0, 90)
         assert first.skips.counts + skips.counts == complete.skips.counts
+
+
+def test_going_on_opens_no_picture_of_what_came_before(shards, monkeypatch):
+    first = Mixture([source(shards)], seed=1, window=4)
+    take(first, 0, 60)
+    opened, read = [], Pictures.read
+    monkeypatch.setattr(Pictures, "read", lambda self, name, **more: opened.append(name) or read(self, name, **more))
+    second = Mixture([source(shards)], seed=1, window=4)
+    second.load(first.state())
+    take(second, 60, 62)
+    assert 2 <= len(opened) <= 4, "two samples, and those between them whose picture is missing"
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -118,3 +118,14 @@ def test_a_change_learnt_beside_weights_in_few_bits_goes_on_exactly_and_is_merge
 def test_few_bits_need_trained_weights(recipe):
     with pytest.raises(ConfigError, match="few bits need trained weights"):
         make_model(recipe(adapter={"bits": "int4"}))
+
+
+def test_an_adapter_has_the_number_format_of_the_finished_model(recipe):
+    run = recipe(trainable=NEW_PARTS, adapter={"rank": 2}, training={"steps": 1, "final_dtype": "bfloat16"})
+    final = train(run).final
+    adapter = Path(run.output) / "final-adapter"
+    assert {value.dtype for value in load_file(adapter / "adapter.safetensors").values()} == {torch.bfloat16}
+    changed = make_model(run)
+    load_adapter(changed, adapter)
+    # Each of both was rounded to 8 bits once, the one after merging, the other before.
+    assert torch.allclose(logits(changed), logits(load_model(final, dtype=torch.float32)), atol=0.1)

@@ -61,7 +61,7 @@ def merged_from_disk(folder: Path, adapter: Path) -> MMInterleavedForConditional
 
 
 def write_adapter(folder: Path, recipe: Recipe, model: MMInterleavedForConditionalGeneration, trained: Sequence[str]) -> None:
-    """Writes everything that was trained, by itself.
+    """Writes everything that was trained, by itself, in the recipe's number format.
 
     Raises:
         StorageError: the disk is full or may not be written.
@@ -69,7 +69,7 @@ def write_adapter(folder: Path, recipe: Recipe, model: MMInterleavedForCondition
     assert recipe.adapter is not None
     values = dict(model.named_parameters())
     with whole_folder(folder) as temporary:
-        wanted = {name: values[name] for name in trained if not name.startswith(HEADS)}
+        wanted = {name: values[name].to(_final_dtype(recipe)) for name in trained if not name.startswith(HEADS)}
         save_adapter(temporary, recipe.adapter.settings(), wanted, base=recipe.model)
 
 
@@ -91,15 +91,18 @@ def write_final(
     Raises:
         StorageError: the disk is full or may not be written.
     """
-    dtype = torch.bfloat16 if recipe.training.final_dtype == "bfloat16" else torch.float32
     # Fixed tables are buffers and keep their digits.
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(_final_dtype(recipe))
     save_model(model, processor, folder)
     if heads is not None:
         save_file(heads.state_dict(), folder / HEADS_FILE)
     write_text(folder / "training.json", json.dumps({"step": step, "measures": measures}, indent=2))
     write_text(folder / "recipe.yaml", as_yaml(recipe))
+
+
+def _final_dtype(recipe: Recipe) -> torch.dtype:
+    return torch.bfloat16 if recipe.training.final_dtype == "bfloat16" else torch.float32
 
 
 def is_current(final: Path, step: int) -> bool:

@@ -231,7 +231,7 @@ class TrainingRecipe(_Section):
     zero_stage: Literal[1, 2] = 1
     """Engine `deepspeed` divides the moments (1), or moments and gradients (2)."""
     final_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of `final/`."""
+    """Number format of `final/` and `final-adapter/`."""
     save_every: int = Field(500, ge=1)
     """Steps between checkpoints; the last step is always saved."""
     sample_every: int = Field(0, ge=0)

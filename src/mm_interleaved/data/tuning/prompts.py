@@ -31,8 +31,6 @@ UNANSWERABLE = (
 )
 GROUND = "{image}Provide the bounding box coordinate of the region this sentence describes. {caption}<box>"
 REFER = "{image}Provide a short description for this <ref>region</ref><box>{box}</box>."
-REGION_QUESTION = "{image}Answer this question according to the <ref>region</ref><box>{box}</box>. {question}"
-GROUNDED_CAPTION = "{image}Generate the caption with grounding."
 
 
 def fill(template: str, images: Sequence[Image], **words: str) -> list[Segment]:
