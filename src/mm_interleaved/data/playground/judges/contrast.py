@@ -26,7 +26,7 @@ from mm_interleaved.errors import ConfigError
 COMPARED_SIDE = 64
 """Side in pixels at which pictures are compared: that of the pictures the smallest model makes. At 32 faces are lost."""
 DRAWN_SIDE = 224
-"""Side at which candidates are drawn before they are shrunk: that at which the corpus composes."""
+"""Side at which the corpus composes; candidates are drawn at the side of the true pictures and then brought to the compared one."""
 Scene = dict[str, Any]
 
 
@@ -48,15 +48,20 @@ def redraw(scene: Scene, pack: Pack, side: int) -> np.ndarray:
     return drawn if scene.get("filter") is None else apply_filter(drawn, (scene["filter"][0], scene["filter"][1]))
 
 
-def nearest(picture: np.ndarray, scenes: Sequence[Scene], pack: Pack) -> int:
-    """Which of some scenes a picture shows: the index of the one that it differs least from."""
+def nearest(picture: np.ndarray, scenes: Sequence[Scene], pack: Pack, side: int = DRAWN_SIDE) -> int:
+    """Which of some scenes a picture shows: the index of the one that it differs least from.
+
+    Args:
+        side: at which the true pictures were composed. A candidate of another side has its pieces elsewhere by fractions of a pixel,
+            which at 32 pixels is more than a smile: true feelings were then misread.
+    """
     seen = _shrunk(picture).astype(np.float32)
-    return int(np.argmin([((seen - _candidate(json.dumps(scene), pack)) ** 2).mean() for scene in scenes]))
+    return int(np.argmin([((seen - _candidate(json.dumps(scene), pack, side)) ** 2).mean() for scene in scenes]))
 
 
-def judge(picture: np.ndarray, truth: Scene, others: dict[str, list[Scene]], pack: Pack) -> dict[str, bool]:
-    """For every aspect: does the picture show the true scene rather than any rival?"""
-    return {aspect: nearest(picture, [truth, *scenes], pack) == 0 for aspect, scenes in others.items()}
+def judge(picture: np.ndarray, truth: Scene, others: dict[str, list[Scene]], pack: Pack, side: int = DRAWN_SIDE) -> dict[str, bool]:
+    """For every aspect: does the picture show the true scene rather than any rival? `side` as in `nearest`."""
+    return {aspect: nearest(picture, [truth, *scenes], pack, side) == 0 for aspect, scenes in others.items()}
 
 
 def rivals(scene: Scene, pack: Pack, things: Sequence[str], styles: Sequence[str]) -> dict[str, list[Scene]]:
@@ -143,9 +148,9 @@ def _in_style(scene: Scene, style: str) -> Scene:
 
 
 @lru_cache(maxsize=4096)
-def _candidate(scene: str, pack: Pack) -> np.ndarray:
+def _candidate(scene: str, pack: Pack, side: int) -> np.ndarray:
     """A scene as JSON, drawn and shrunk; several pictures are often judged against the same rivals. 12 kB each."""
-    return _shrunk(redraw(json.loads(scene), pack, DRAWN_SIDE))
+    return _shrunk(redraw(json.loads(scene), pack, side))
 
 
 def _shrunk(picture: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mm_interleaved.data.playground.canvas import Picture, class_map
 from mm_interleaved.data.playground.judges import networks
-from mm_interleaved.data.playground.judges.contrast import Scene, judge, nearest, rivals
+from mm_interleaved.data.playground.judges.contrast import DRAWN_SIDE, Scene, judge, nearest, rivals
 from mm_interleaved.data.playground.tasks.larger import TASKS
 from mm_interleaved.data.playground.tasks.samples import Sample, Segment
 from mm_interleaved.data.playground.tasks.tales import answers
@@ -41,12 +41,13 @@ def scores(world: World, asked: Sample, produced: Sequence[Segment]) -> dict[str
     scenes = asked.truth["scenes"][-sum(not isinstance(part, str) for part in wanted) :] if _has_pictures(wanted) else []
     if asked.task == "layout_map":
         return {"layout": _layout(world, pictures, scenes[-1])}
-    found = _pictures(world, pictures, scenes)
+    side = next((part.shape[0] for part in wanted if not isinstance(part, str)), DRAWN_SIDE)
+    found = _pictures(world, pictures, scenes, side)
     if asked.task == "tale":
         told = answers(world, asked.truth, texts)
         return {**found, **{f"asks {name}": float(right) for name, right in told.items()}}
     if asked.task == "process":
-        return {**found, "stage": _stages(world, pictures, scenes), "text": _same(texts, wanted)}
+        return {**found, "stage": _stages(world, pictures, scenes, side), "text": _same(texts, wanted)}
     if not scenes or asked.task in ("blocks", "episode"):
         found["text"] = _same(texts, wanted)
     return found
@@ -78,13 +79,13 @@ def _same(texts: Sequence[str], wanted: Sequence[Segment]) -> float:
     return sum(one == other for one, other in zip(texts, true, strict=False)) / len(true)
 
 
-def _pictures(world: World, pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, float]:
+def _pictures(world: World, pictures: Sequence[np.ndarray], scenes: Sequence[Scene], side: int) -> dict[str, float]:
     """Every aspect's share of pictures that are right in it."""
     right: dict[str, list[bool]] = {}
     for number, scene in enumerate(scenes):
         others = _rivals(world, scene)
         drawn = number < len(pictures)
-        judged = judge(pictures[number], scene, others, world.pack) if drawn else dict.fromkeys(others, False)
+        judged = judge(pictures[number], scene, others, world.pack, side) if drawn else dict.fromkeys(others, False)
         for aspect, good in judged.items():
             right.setdefault(aspect, []).append(good)
     return {aspect: float(np.mean(good)) for aspect, good in right.items()}
@@ -96,9 +97,10 @@ def _rivals(world: World, scene: Scene) -> dict[str, list[Scene]]:
     return {aspect: rival for aspect, rival in rivals(scene, world.pack, known, styles).items() if rival}
 
 
-def _stages(world: World, pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> float:
+def _stages(world: World, pictures: Sequence[np.ndarray], scenes: Sequence[Scene], side: int) -> float:
     """Share of stages whose picture is nearer to its own scene than to any other stage's."""
-    return sum(nearest(picture, scenes, world.pack) == number for number, picture in enumerate(pictures[: len(scenes)])) / len(scenes)
+    right = [nearest(picture, scenes, world.pack, side) == number for number, picture in enumerate(pictures[: len(scenes)])]
+    return sum(right) / len(scenes)
 
 
 def _layout(world: World, pictures: Sequence[np.ndarray], scene: Scene) -> float:
