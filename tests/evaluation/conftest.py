@@ -1,6 +1,7 @@
 """A tiny model that draws at once, in a tiny world."""
 
 import pytest
+import torch
 
 from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.world import World, WorldConfig
@@ -34,3 +35,15 @@ def eager_model(model, monkeypatch):
 
     monkeypatch.setattr(model.network, "logits", eager)
     return model
+
+
+@pytest.fixture
+def extractor(tmp_path):
+    """A TorchScript file of a network whose features are a picture's mean colour."""
+
+    class Mean(torch.nn.Module):
+        def forward(self, pictures):
+            return pictures.mean((2, 3))
+
+    torch.jit.script(Mean()).save(str(tmp_path / "mean.pt"))
+    return tmp_path / "mean.pt"

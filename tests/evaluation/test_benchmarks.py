@@ -5,31 +5,17 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
-from mm_interleaved.document import Image
 from mm_interleaved.errors import ConfigError, DataError, ShapeError
 from mm_interleaved.evaluation import benchmark
 from mm_interleaved.evaluation.benchmark import evaluate_benchmark
 from mm_interleaved.evaluation.extractors import Extractor
 from mm_interleaved.evaluation.metrics import captions
+from mm_interleaved.evaluation.painting import Instruments
 from mm_interleaved.evaluation.results import FIELDS
 from mm_interleaved.evaluation.tasks import TASKS
-from mm_interleaved.evaluation.tasks.task import Files
-
-
-def write(path, values):
-    path.write_text(json.dumps(values), "utf-8")
-    return path
-
-
-def paint(folder, *names, side=40):
-    folder.mkdir(exist_ok=True)
-    for number, name in enumerate(names):
-        pixels = np.random.default_rng(number).integers(0, 256, (side, side * 2, 3), np.uint8)
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(Image.from_array(pixels).data)
-    return folder
+from mm_interleaved.evaluation.tasks.files import Files
+from tests.evaluation.material import paint, write
 
 
 def said(monkeypatch, *answers):
@@ -213,16 +199,6 @@ def test_refcoco_asks_every_sentence_of_the_split(model, tmp_path, monkeypatch):
     assert found["overlap"] == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.fixture
-def extractor(tmp_path):
-    class Mean(torch.nn.Module):
-        def forward(self, pictures):
-            return pictures.mean((2, 3))
-
-    torch.jit.script(Mean()).save(str(tmp_path / "mean.pt"))
-    return tmp_path / "mean.pt"
-
-
 def test_pictures_are_compared_at_both_sizes_and_never_mixed_up(model, tmp_path, extractor):
     names = [f"{number}.jpg" for number in range(3)]
     described = {
@@ -231,26 +207,27 @@ def test_pictures_are_compared_at_both_sizes_and_never_mixed_up(model, tmp_path,
     }
     files = Files(annotations=write(tmp_path / "captions.json", described), images=paint(tmp_path / "images", *names))
     assert TASKS["coco_images"].read(files)[0].prompt().texts[0].text == "a dog"
-    with pytest.raises(ConfigError, match="--extractor"):
+    with pytest.raises(ConfigError, match="--extractor or --clip"):
         evaluate_benchmark(model, TASKS["coco_images"], files, tmp_path / "none")
+    options = {"instruments": Instruments(extractor=Extractor(extractor)), "steps": 1, "guidance": 1.0}
     with pytest.raises(ConfigError, match="let CLIP choose, which is not done here"):
-        evaluate_benchmark(model, TASKS["coco_images"], files, tmp_path / "none", protocol="published", extractor=Extractor(extractor))
-    found = measured(model, "coco_images", files, tmp_path / "out", extractor=Extractor(extractor), steps=1, guidance=1.0)
+        evaluate_benchmark(model, TASKS["coco_images"], files, tmp_path / "none", protocol="published", **options)
+    found = measured(model, "coco_images", files, tmp_path / "out", **options)
     assert set(found) == {"fid", "fid_64_published"} and all(value > 0 for value in found.values())
+    protocol = json.loads((tmp_path / "out" / "protocol.json").read_text("utf-8"))
+    assert protocol["unmeasured"] == {"clip_score": "--clip"} and set(protocol["instruments"]) == {"extractor"}
     (files.images / "1.jpg").unlink()
-    with pytest.raises(DataError, match=r"reference picture of '1.jpg' is missing"):
-        evaluate_benchmark(
-            model, TASKS["coco_images"], files, tmp_path / "out", extractor=Extractor(extractor), steps=1, guidance=1.0, blind=False
-        )
+    with pytest.raises(DataError, match=r"1 of the pictures of 3 items are missing, first .*1\.jpg"):
+        evaluate_benchmark(model, TASKS["coco_images"], files, tmp_path / "out", **options)
     with pytest.raises(ShapeError, match="expected features of width 2048, got 3"):
         Extractor(extractor, width=2048)
 
 
 def test_narratives_are_asked_as_they_were_written(tmp_path):
     (tmp_path / "n.jsonl").write_text('{"image_id": "17", "caption": "In this image we see a Dog."}\n', "utf-8")
-    (item,) = TASKS["narratives_images"].read(Files(annotations=tmp_path / "n.jsonl"))
+    (item,) = TASKS["narratives_images"].read(Files(annotations=tmp_path / "n.jsonl", images=tmp_path))
     assert item.prompt().texts[0].text == "In this image we see a Dog."
-    assert item.truth["picture"] == "000000000017.jpg"
+    assert item.needs == (tmp_path / "000000000017.jpg",)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -37,6 +37,7 @@ def evaluate(
     other: Annotated[Path | None, typer.Option(help="Benchmarks: the second official file, where there is one.")] = None,
     images: Annotated[Path | None, typer.Option(help="Benchmarks: folder of the pictures.")] = None,
     extractor: Annotated[Path | None, typer.Option(help="Benchmarks that paint: TorchScript file of the network for FID.")] = None,
+    clip: Annotated[Path | None, typer.Option(help="Benchmarks that paint: folder of a CLIP, as transformers saves it.")] = None,
     protocol: Annotated[str, typer.Option(help="Benchmarks: ours (greedy), or published (the release's search and extraction).")] = "ours",
     part: Annotated[str, typer.Option(help="I/N: make only part I (from 0) of N, and score nothing; for several machines.")] = "0/1",
     as_json: JsonOption = False,
@@ -47,9 +48,11 @@ def evaluate(
     from mm_interleaved.evaluation import compare, playground
     from mm_interleaved.evaluation.benchmark import PROTOCOLS, evaluate_benchmark
     from mm_interleaved.evaluation.extractors import Extractor
+    from mm_interleaved.evaluation.networks import Clip
+    from mm_interleaved.evaluation.painting import Instruments
     from mm_interleaved.evaluation.store import WHOLE
     from mm_interleaved.evaluation.tasks import TASKS
-    from mm_interleaved.evaluation.tasks.task import Files
+    from mm_interleaved.evaluation.tasks.files import Files
     from mm_interleaved.generation.load import BOX
 
     output = Output(as_json=as_json)
@@ -80,7 +83,11 @@ def evaluate(
         if suite in TASKS:
             if annotations is None:
                 raise ConfigError(f"--annotations: {suite} reads official files; give {TASKS[suite].about}.")
-            options |= {"protocol": protocol, "extractor": None if extractor is None else Extractor(extractor)}
+            instruments = Instruments(
+                extractor=None if extractor is None else Extractor(extractor),
+                clip=None if clip is None else Clip(clip),
+            )
+            options |= {"protocol": protocol, "instruments": instruments}
             files = Files(annotations=annotations, images=images, other=other)
             report = evaluate_benchmark(loaded, TASKS[suite], files, out, count=QUICK if quick else None, **options)
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from mm_interleaved.data.seeds import key
 from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.errors import ConfigError, MMInterleavedError
-from mm_interleaved.evaluation.extractors import Extractor, picture_rows
 from mm_interleaved.evaluation.making import GREY
+from mm_interleaved.evaluation.painting import Instruments, Painted, check_pictures, figures, paint, picture_file, unmeasured
 from mm_interleaved.evaluation.playground import PICTURES, software, write_figures
 from mm_interleaved.evaluation.results import FIELDS, Row, interval
 from mm_interleaved.evaluation.scoring import mean
 from mm_interleaved.evaluation.store import WHOLE, Part, Store
-from mm_interleaved.evaluation.tasks.task import Files, Item, Task
-from mm_interleaved.export.files import write_atomically
-from mm_interleaved.generation.events import ImageDone
+from mm_interleaved.evaluation.tasks.files import Files
+from mm_interleaved.evaluation.tasks.task import Item, Task
 from mm_interleaved.generation.load import Model
 from mm_interleaved.generation.published import generate_texts
-from mm_interleaved.training.feed import key
 
 PROTOCOLS = ("ours", "published")
 """How items are asked and answers are read."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when outcomes or metrics change their meaning."""
+
+NO_INSTRUMENTS = Instruments()
+"""Of benchmarks that paint nothing."""
 
 
 def evaluate_benchmark(
@@ -48,7 +51,7 @@ def evaluate_benchmark(
     steps: int = 20,
     guidance: float = 2.0,
     blind: bool = True,
-    extractor: Extractor | None = None,
+    instruments: Instruments = NO_INSTRUMENTS,
     part: Part = WHOLE,
     told: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def evaluate_benchmark(
         steps: denoising steps of a picture under `ours`.
         guidance: scale of classifier-free guidance under `ours`.
         blind: also with grey pictures instead of the given ones.
-        extractor: for pictures.
+        instruments: the user's networks, for pictures.
         part: which share of the items to make; anything but the whole is not scored.
         told: called after every item.
 
@@ -68,21 +71,20 @@ def evaluate_benchmark(
         `results` as in results.json, and the protocol; nothing of them for a part.
 
     Raises:
-        ConfigError: no extractor for pictures, pictures under `published`, or the folder holds an evaluation with other settings.
+        ConfigError: no network that compares pictures, pictures under `published`, or the folder holds an evaluation with other settings.
         DataError: the annotations are of another form or year.
         BackendError: an optional package of a metric is missing.
     """
-    if task.kind == "picture" and extractor is None:
-        raise ConfigError(
-            f"--extractor: {task.name} compares features of pictures; give a TorchScript file of the network that makes them."
-        )
-    if task.kind == "picture" and protocol == "published":
+    paints = task.kind == "picture"
+    missing = unmeasured(task, instruments) if paints else {}
+    if paints and protocol == "published":
         raise ConfigError(
             f"--protocol published: the release painted several candidates of {task.name} and let CLIP choose, which is not done here; "
             "use ours, for its steps and guidance with --steps 250 --guidance 3.5."
         )
     items = task.read(files)
     items = items if count is None else items[:count]
+    check_pictures(task, items)
     settings = {
         "format": FORMAT,
         "suite": task.name,
@@ -92,7 +94,7 @@ def evaluate_benchmark(
         "blind": blind,
         "data": {name: _hash(path) for name, path in (("annotations", files.annotations), ("other", files.other)) if path is not None},
         "model_hash": model.model_hash,
-        "extractor": None if extractor is None else extractor.fingerprint,
+        "instruments": instruments.fingerprints(),
         **software(model),
     }
     store = Store(out, settings, part)
@@ -100,26 +102,33 @@ def evaluate_benchmark(
         if (task.name, number) in store.records:
             continue
         started = time.perf_counter()
-        outcome = _outcome(model, task, items[number], settings, key("benchmark", seed, task.name, number), out / PICTURES / str(number))
-        if blind and task.kind != "picture":
-            outcome["blind"] = _make(model, task, items[number], settings, grey=True)
-        seconds = round(time.perf_counter() - started, 3)
-        store.append({"task": task.name, "index": number, "name": items[number].name, "outcome": outcome, "seconds": seconds})
+        record: dict[str, Any] = {"task": task.name, "index": number, "name": items[number].name}
+        if paints:
+            file = partial(picture_file, out / PICTURES, record)
+            record["outcome"] = {"made": paint(model, items[number], settings["decoding"], key("benchmark", seed, task.name, number), file)}
+        else:
+            record["outcome"] = {"made": _make(model, task, items[number], settings)}
+            if blind:
+                record["outcome"]["blind"] = _make(model, task, items[number], settings, grey=True)
+        store.append({**record, "seconds": round(time.perf_counter() - started, 3)})
         if told is not None:
             told(task.name, len(store.records), len(items))
     if part != WHOLE:
         return {}
     records = [store.records[task.name, number] for number in range(len(items))]
-    if task.kind == "picture" and extractor is not None:
-        rows = [_row(task, *figure, len(items)) for figure in picture_rows(extractor, files, items, records, out / PICTURES)]
+    if paints:
+        painted = Painted(items=items, records=records, folder=out / PICTURES, instruments=instruments, blind=blind, seed=seed)
+        found = figures(task, painted)
     else:
-        rows = _rows(task, items, records, settings, seed)
+        found = _found(task, items, records, seed)
+    rows = [{**dict.fromkeys(FIELDS), "task": task.name, "n": len(items), "split": "official", **row} for row in found]
     refused = {record["name"]: record["outcome"]["made"]["reason"] for record in records if "reason" in record["outcome"]["made"]}
     full = {
         **settings,
         "n": len(items),
         "main": task.main,
         "refused": refused,
+        "unmeasured": missing,
         "seconds": round(sum(each["seconds"] for each in records), 1),
     }
     write_figures(out, rows, full)
@@ -135,21 +144,6 @@ def _decoding(task: Task, protocol: str, steps: int, guidance: float) -> dict[st
     if protocol == "published":
         return {name: getattr(released, name) for name in released.__dataclass_fields__}
     return {"temperature": 0.0, "max_tokens": released.max_new_tokens}
-
-
-def _outcome(model: Model, task: Task, item: Item, settings: dict[str, Any], seed: int, file: Path) -> dict[str, Any]:
-    if task.kind != "picture":
-        return {"made": _make(model, task, item, settings)}
-    decoding = settings["decoding"]
-    options: dict[str, Any] = {"max_images": 1, "max_tokens": 1, "force_image": True, "seed": seed}
-    try:
-        for event in model.stream(item.prompt(), steps=decoding["steps"], guidance=decoding["guidance"], **options):
-            if isinstance(event, ImageDone):
-                write_atomically(file.with_suffix(".png"), event.image.data)
-                return {"made": {"picture": True}}
-    except MMInterleavedError as error:
-        return {"made": {"picture": False, "reason": str(error)}}
-    return {"made": {"picture": False, "reason": "no picture was painted"}}
 
 
 def _make(model: Model, task: Task, item: Item, settings: dict[str, Any], *, grey: bool = False) -> dict[str, Any]:
@@ -187,19 +181,19 @@ def _greyed(segment: Text | Image) -> Text | Image:
     return segment if isinstance(segment, Text) else Image.from_array(np.full_like(segment.array(), GREY))
 
 
-def _rows(task: Task, items: Sequence[Item], records: Sequence[dict[str, Any]], settings: dict[str, Any], seed: int) -> list[Row]:
+def _found(task: Task, items: Sequence[Item], records: Sequence[dict[str, Any]], seed: int) -> list[Row]:
     truths = [item.truth for item in items]
     productions = {kind: [record["outcome"][kind] for record in records] for kind in ("made", "blind") if kind in records[0]["outcome"]}
-    figures = {kind: _figures(task, made, truths) for kind, made in productions.items()}
+    scored = {kind: _scored(task, made, truths) for kind, made in productions.items()}
     rows = []
-    for metric, (value, each) in figures["made"].items():
+    for metric, (value, each) in scored["made"].items():
         low, high = interval(each, seed) if each is not None else (None, None)
-        other = figures["blind"][metric][0] if "blind" in figures else None
-        rows.append(_row(task, metric, value, low, high, other, len(items)))
+        other = scored["blind"][metric][0] if "blind" in scored else None
+        rows.append({"metric": metric, "score": value, "low": low, "high": high, "blind": other})
     return rows
 
 
-def _figures(
+def _scored(
     task: Task, made: Sequence[dict[str, Any]], truths: Sequence[dict[str, Any]]
 ) -> dict[str, tuple[float, Sequence[float] | None]]:
     answers = [each["options"] if task.kind == "options" else each["answer"] for each in made]
@@ -215,20 +209,9 @@ def _figures(
     return found | (task.corpus(answers, truths) if task.corpus is not None else {})
 
 
-def _row(task: Task, metric: str, value: float, low: float | None, high: float | None, blind: float | None, n: int) -> Row:
-    row = dict.fromkeys(FIELDS)
-    return {
-        **row,
-        "task": task.name,
-        "metric": metric,
-        "score": value,
-        "low": low,
-        "high": high,
-        "n": n,
-        "blind": blind,
-        "split": "official",
-    }
-
-
 def _hash(path: Path) -> str:
+    """Of a file its content, of a folder the names and sizes of its files."""
+    if path.is_dir():
+        listed = sorted((str(each.relative_to(path)), each.stat().st_size) for each in path.rglob("*") if each.is_file())
+        return sha256(repr(listed).encode()).hexdigest()[:16]
     return sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "missing"

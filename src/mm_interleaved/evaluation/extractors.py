@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image as pillow
 
 from mm_interleaved.document import Image
-from mm_interleaved.errors import CheckpointError, DataError, MMInterleavedError, ShapeError
+from mm_interleaved.errors import CheckpointError, DataError, ShapeError
 from mm_interleaved.evaluation.metrics.frechet import Moments, frechet_distance
-from mm_interleaved.evaluation.tasks.task import Files, Item
 
 SIDE = 299
 """What an extractor reads, in pixels: the Inception network's side."""
@@ -23,9 +21,6 @@ PUBLISHED_SIDE = 64
 """To this the release shrank pictures before it compared them."""
 
 BATCH = 16
-
-Figure = tuple[str, float, float | None, float | None, float | None]
-"""Metric, value, and (always absent here) both ends of an interval and the blind value."""
 
 
 class Extractor:
@@ -65,33 +60,18 @@ class Extractor:
         return found.double().numpy()
 
 
-def picture_rows(
-    extractor: Extractor, files: Files, items: Sequence[Item], records: Sequence[dict[str, Any]], folder: Path
-) -> list[Figure]:
-    """Fréchet distances of the generated pictures to those of the prompts: at full size, and shrunk as released.
+def frechet(extractor: Extractor, made: Callable[[], Iterator[Image]], true: Callable[[], Iterator[Image]]) -> dict[str, float]:
+    """Fréchet distances of two sets of pictures: at full size, and shrunk as released.
+
+    The release shrank pictures to 64 pixels first; that figure, `fid_64_published`, is not comparable with any other and never called FID.
 
     Raises:
-        DataError: a picture was not painted; without it the distance would be of another set.
+        DataError: fewer than two pictures on a side.
     """
-    if refused := [record for record in records if "reason" in record["outcome"]["made"]]:
-        first = refused[0]
-        raise DataError(
-            f"{len(refused)} of {len(records)} pictures could not be painted, first '{first['name']}' "
-            f"({first['outcome']['made']['reason']}); a distance of the others would be one of another set. What was painted is kept."
-        )
-    found: list[Figure] = []
+    found = {}
     for name, side in (("fid", None), ("fid_64_published", PUBLISHED_SIDE)):
-        made = _moments(extractor, (Image.open(folder / f"{record['index']}.png") for record in records), side)
-        true = _moments(extractor, (_true(files, item) for item in items), side)
-        found.append((name, frechet_distance(made, true), None, None, None))
+        found[name] = frechet_distance(_moments(extractor, made(), side), _moments(extractor, true(), side))
     return found
-
-
-def _true(files: Files, item: Item) -> Image:
-    try:
-        return files.picture(item.truth["picture"])
-    except MMInterleavedError as error:
-        raise DataError(f"the reference picture of '{item.name}' is missing ({error}); the distance needs every one.") from error
 
 
 def _moments(extractor: Extractor, pictures: Iterator[Image], side: int | None) -> Moments:

@@ -12,7 +12,8 @@ from mm_interleaved.data.tuning.prompts import CAPTION, PARAGRAPH, fill
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.metrics import captions
-from mm_interleaved.evaluation.tasks.task import Files, Item, Task, member, read_annotations, unique
+from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.task import Item, Task, unique
 from mm_interleaved.generation import published_options
 
 

@@ -11,7 +11,8 @@ from mm_interleaved.data.tuning.prompts import fill
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.metrics.ranking import ndcg, rank_of, retrieval
-from mm_interleaved.evaluation.tasks.task import Files, Item, Scores, Task, member, read_annotations, unique
+from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.task import Item, Scores, Task, unique
 
 IMAGE_NAME = "VisualDialog_val2018_{image_id:012d}.jpg"
 """File of a picture by its id."""

@@ -1,8 +1,6 @@
-"""Pictures from words: MS-COCO and Localized Narratives, scored by the Fréchet distance of features.
+"""Pictures from words: MS-COCO and Localized Narratives, compared by features, and by how well CLIP finds them to fit their words.
 
-The extractor is the user's: a TorchScript file that takes pictures (B 3 299 299, 0 to 1) to features (B width), for FID the Inception
-network's 2,048. The release shrank pictures to 64 pixels first; that figure, `fid_64_published`, is not comparable with any other and
-never called FID. Reference pictures are those of the prompts, as released.
+Networks are the user's (`evaluation/painting.py`). Reference pictures are those of the prompts, as released.
 """
 
 from __future__ import annotations
@@ -12,7 +10,8 @@ from collections.abc import Iterator
 
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
-from mm_interleaved.evaluation.tasks.task import Files, Item, Task, member, read_annotations, unique
+from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.task import Item, Task, unique
 
 MOST = 30_000
 """Prompts of the published evaluation."""
@@ -31,7 +30,7 @@ def coco(files: Files) -> list[Item]:
         name = member(image, "id", files.annotations, f", images[{number}]")
         if name not in first:
             raise DataError(f"{files.annotations}: picture {name} has no caption; the set is incomplete.")
-        items.append(_item(str(image["file_name"]), first[name], str(image["file_name"])))
+        items.append(_item(files, str(image["file_name"]), first[name], str(image["file_name"])))
     return unique(items[:MOST], files.annotations)
 
 
@@ -39,6 +38,7 @@ def narratives(files: Files) -> list[Item]:
     """`coco_val_captions.jsonl` of Localized Narratives: every caption, as written."""
     items = [
         _item(
+            files,
             f"{number}",
             str(member(each, "caption", files.annotations)).strip(),
             f"{int(member(each, 'image_id', files.annotations)):012d}.jpg",
@@ -58,11 +58,26 @@ def _lines(files: Files) -> Iterator[dict[str, object]]:
         raise DataError(f"{files.annotations} cannot be read as JSON lines ({error}); download it again.") from error
 
 
-def _item(name: str, caption: str, picture: str) -> Item:
-    return Item(name=name, prompt=lambda: Document([caption]), truth={"caption": caption, "picture": picture})
+def _item(files: Files, name: str, caption: str, picture: str) -> Item:
+    return Item(
+        name=name,
+        prompt=lambda: Document([caption]),
+        rest=lambda: Document([files.picture(picture)]),
+        truth={"caption": caption},
+        needs=(files.path(picture),),
+    )
 
+
+MEASURES = ("fid", "clip_score")
 
 TASKS = (
-    Task(name="coco_images", about="captions_val2014.json", kind="picture", main="fid", read=coco),
-    Task(name="narratives_images", about="Localized Narratives' coco_val_captions.jsonl", kind="picture", main="fid", read=narratives),
+    Task(name="coco_images", about="captions_val2014.json", kind="picture", main="fid", measures=MEASURES, read=coco),
+    Task(
+        name="narratives_images",
+        about="Localized Narratives' coco_val_captions.jsonl",
+        kind="picture",
+        main="fid",
+        measures=MEASURES,
+        read=narratives,
+    ),
 )

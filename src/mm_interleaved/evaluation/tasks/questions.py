@@ -9,7 +9,8 @@ from mm_interleaved.data.tuning.prompts import QUESTION, UNANSWERABLE, fill
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.metrics.answers import exact_accuracy, vqa_accuracy
-from mm_interleaved.evaluation.tasks.task import Files, Item, Scores, Task, member, read_annotations, unique
+from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.task import Item, Scores, Task, unique
 from mm_interleaved.generation.published_options import ANSWER
 
 COCO_NAME = "COCO_val2014_{image_id:012d}.jpg"

@@ -15,7 +15,8 @@ from mm_interleaved.data.tuning.prompts import GROUND, fill
 from mm_interleaved.document import Document, Image
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.reading import HIT
-from mm_interleaved.evaluation.tasks.task import Files, Item, Scores, Task, member, read_annotations, unique
+from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.task import Item, Scores, Task, unique
 from mm_interleaved.generation.published_options import PublishedTextOptions
 
 SIDE = 448

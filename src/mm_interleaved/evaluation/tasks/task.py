@@ -7,39 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mm_interleaved.data.sources.example import Skip
-from mm_interleaved.data.tuning.annotations import read_json
-from mm_interleaved.document import Document, Image
-from mm_interleaved.errors import ConfigError, DataError
+from mm_interleaved.document import Document
+from mm_interleaved.errors import DataError
+from mm_interleaved.evaluation.tasks.files import Files
 from mm_interleaved.generation.published_options import PublishedTextOptions
 
 Scores = dict[str, float]
 """Metric → value of one item."""
 
 Kind = Literal["words", "options", "picture"]
-"""What is made of an item: a text, one number per option, or a picture."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Files:
-    """What the user has."""
-
-    annotations: Path
-    """The official annotation file."""
-    images: Path | None = None
-    """Folder of the pictures."""
-    other: Path | None = None
-    """A second official file, where a benchmark has one: questions, boxes, relevances, a split."""
-
-    def picture(self, name: str) -> Image:
-        """Opens a picture of the folder.
-
-        Raises:
-            DocumentError: it is missing or broken.
-        """
-        if self.images is None:
-            raise ConfigError("--images: this benchmark shows pictures; give the folder that holds them.")
-        return Image.open(self.images / name)
+"""What is made of an item: a text, one number per option, or pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +31,10 @@ class Item:
     """What is right, JSON-able."""
     options: tuple[str, ...] = ()
     """Continuations to choose among."""
+    rest: Callable[[], Document] | None = None
+    """What truly follows a prompt for pictures: its pictures are painted one after the other, words between them are given."""
+    needs: tuple[Path, ...] = ()
+    """Pictures of prompt and rest; without one of them a distance between sets would be one of another set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,38 +56,10 @@ class Task:
     """`ours`: from generated words to the answer."""
     published_extract: Callable[[str], str] = field(default=str.strip)
     """`published`: the same as released."""
+    measures: tuple[str, ...] = ()
+    """How painted pictures are compared: names of `evaluation/painting.py`."""
     text: PublishedTextOptions = field(default_factory=PublishedTextOptions)
     """Released settings of the text."""
-
-
-def read_annotations(path: Path, kind: type, what: str) -> Any:
-    """The value of an official JSON file.
-
-    Args:
-        kind: `dict` or `list`.
-        what: its form, for the message.
-
-    Raises:
-        DataError: it is missing, no JSON, or of another kind.
-    """
-    try:
-        found = read_json(str(path))
-    except Skip as error:
-        raise DataError(f"{path} cannot be read as annotations ({error}); download it again.") from error
-    if not isinstance(found, kind):
-        raise DataError(f"{path}: expected {what}, got {type(found).__name__}; is it the file of another year or benchmark?")
-    return found
-
-
-def member(values: Any, name: str, path: Path, place: str = "") -> Any:
-    """A field of an annotation.
-
-    Raises:
-        DataError: it is not there.
-    """
-    if not isinstance(values, dict) or name not in values:
-        raise DataError(f"{path}{place}: expected the field '{name}'; is it the file of another year or benchmark?")
-    return values[name]
 
 
 def unique(items: Iterable[Item], path: Path) -> list[Item]:
