@@ -3,7 +3,7 @@
     python scripts/pretrain_then_tune.py -o out/tuned                                        # all five tasks; hours on a CPU
     python scripts/pretrain_then_tune.py -o out/tuned --task referring --steps 20 --n 20
 
-The model in the box is the pre-trained one: it never saw referring expressions or label maps. For each task three models are measured
+The model in the box is the pre-trained one: it saw few referring expressions and label maps. For each task three models are measured
 on the same held-out samples: the box as it is, the box after `recipes/playground-tune.yaml`, and `recipes/playground-tune-scratch.yaml`.
 A run that is killed goes on when the same command is given again. OUT/table.md holds the table.
 """
