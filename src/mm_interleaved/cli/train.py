@@ -31,6 +31,8 @@ def train(
     page = partial(sample_page, tasks=tuple(chosen.data.tasks))
     with Watcher(output) as watcher:
         finished = run(chosen, on_event=watcher.tell, should_stop=watcher.should_stop, sample_page=page)
+    if finished.completed and finished.final is None:
+        return  # the main process of several tells
     output.result(watcher.facts)
     if not finished.completed:
         output.say(f"stopped after step {finished.step}, saved; the same command goes on from there")

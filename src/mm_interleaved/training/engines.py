@@ -183,7 +183,7 @@ class ZeroRedundancy(Engine):
             self._restore(optimizer, moments)
 
     def _restore(self, optimizer: torch.optim.AdamW, moments: Mapping[str, Tensor]) -> None:
-        # DeepSpeed has put its own vector in the place of each group's parameters, and joins the two after the first step only.
+        # DeepSpeed has put its own vector in the place of each group's parameters.
         tools = self._library.utils
         for group, members in zip(optimizer.param_groups, self._members, strict=True):
             (vector,) = group["params"]
@@ -193,12 +193,16 @@ class ZeroRedundancy(Engine):
             state = {"step": torch.stack(steps).max().to(vector.device)}
             state |= {moment: torch.zeros_like(vector) for moment in ("exp_avg", "exp_avg_sq")}
             optimizer.state[vector] = state
-            tools.lazy_init_hp_params_optimizer_state([parameter for _, parameter in members], vector, optimizer.state)
+            self._link(optimizer, vector, members)
             for name, parameter in members:
                 for moment in ("exp_avg", "exp_avg_sq"):
                     if f"{moment}/{name}" in moments:
                         value = moments[f"{moment}/{name}"].to(vector.device)
                         tools.safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _link(self, optimizer: torch.optim.AdamW, vector: Tensor, members: list[tuple[str, nn.Parameter]]) -> None:
+        # Each parameter's share of its group's moments. DeepSpeed links them when the first group has moved: the others have none yet.
+        self._library.utils.lazy_init_hp_params_optimizer_state([parameter for _, parameter in members], vector, optimizer.state)
 
     @contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:
@@ -226,8 +230,9 @@ class ZeroRedundancy(Engine):
         result = {}
         for group, members in zip(optimizer.param_groups, self._members, strict=True):
             (vector,) = group["params"]
-            if vector not in optimizer.state:
+            if not optimizer.state.get(vector):
                 continue
+            self._link(optimizer, vector, members)
             for name, parameter in members:
                 result[f"step/{name}"] = optimizer.state[vector]["step"].clone()
                 for moment in ("exp_avg", "exp_avg_sq"):
