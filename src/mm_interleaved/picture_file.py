@@ -17,6 +17,8 @@ MAX_PIXELS = 50_000_000
 """Pixels (width times height) of one picture; more is refused from the header, before anything is decoded."""
 MAX_BYTES = 256 * 2**20
 """Bytes of one picture file; 50 million uncompressed RGB pixels (BMP) are 143 MiB."""
+READ_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""Pillow's readers that may look at a file."""
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp"}
 """Pillow's name of each format that is read, and its media type. MPO is a JPEG with a second frame, as phones write it."""
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif", "image/bmp": ".bmp"}
@@ -62,6 +64,21 @@ def check_pixel_count(width: int, height: int, where: str) -> None:
         raise DocumentError(f"{where}: {width} × {height} pixels; the limit is {MAX_PIXELS:,} pixels; make the picture smaller.")
 
 
+def size_of(encoded: bytes, where: str) -> tuple[int, int]:
+    """Width and height as the head of an encoded picture tells them; nothing is decoded, so the rest of it may be broken.
+
+    Raises:
+        DocumentError: it has no such head, or more than `MAX_PIXELS`.
+    """
+    try:
+        with pillow.open(io.BytesIO(encoded), formats=READ_FORMATS) as picture:
+            width, height = picture.size
+    except Exception as error:  # as in decode
+        raise DocumentError(f"{where}: expected {READABLE}, got {_looks_like(encoded)}") from error
+    check_pixel_count(width, height, where)
+    return width, height
+
+
 def decode(encoded: bytes, where: str) -> tuple[Pixels, str]:
     """Pixels (height, width, 3) and media type of an encoded picture.
 
@@ -71,7 +88,7 @@ def decode(encoded: bytes, where: str) -> tuple[Pixels, str]:
     if not encoded:
         raise DocumentError(f"{where}: expected {READABLE}, got a file of zero bytes; write or copy it again.")
     try:
-        with pillow.open(io.BytesIO(encoded), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP")) as picture:
+        with pillow.open(io.BytesIO(encoded), formats=READ_FORMATS) as picture:
             width, height = picture.size
             check_pixel_count(width, height, where)
             media_type = MEDIA_TYPES[str(picture.format)]

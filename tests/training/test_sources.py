@@ -10,6 +10,8 @@ import torch
 
 from mm_interleaved.errors import ConfigError, DataError
 from mm_interleaved.processing.processor import MMInterleavedProcessor
+from mm_interleaved.testing import tiny_processor
+from mm_interleaved.training.finishing import learn_words
 from mm_interleaved.training.loop import train
 from mm_interleaved.training.report import StepDone
 from tests.data.sources.conftest import picture_bytes
@@ -64,6 +66,17 @@ def test_a_word_learnt_from_a_source_is_known_to_the_finished_model(recipe, pair
         unknown = [word for word, _ in MMInterleavedProcessor.from_pretrained(finished.final).unknown_words("draw zorabella qwxyz 画佐拉")]
         assert "qwxyz" in unknown and ("zorabella" in unknown) == (name == "without")
         assert name == "without" or not any("佐" in word for word in unknown)
+
+
+def test_words_are_learnt_without_decoding_a_picture(recipe, pairs, tmp_path, monkeypatch):
+    def decoded(*arguments):
+        raise AssertionError("a picture was decoded")
+
+    monkeypatch.setattr("mm_interleaved.document.decode", decoded)
+    processor = tiny_processor()
+    (tmp_path / "named.jsonl").write_text(json.dumps({"image": "a.png", "caption": "this is Zorabella"}) + "\n")
+    learn_words(processor, recipe(data={"sources": [pairs | {"files": [str(tmp_path / "named.jsonl")]}]}))
+    assert set(processor.known_words) == {*tiny_processor().known_words, "this", "is", "zorabella"}
 
 
 def test_accumulated_micro_batches_give_the_losses_of_one_batch(recipe, pairs):

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image as pillow
 
+from mm_interleaved.data.doctor import read_through
+from mm_interleaved.data.kinds import make_source
+from mm_interleaved.data.sources import Skips
 from mm_interleaved.generation.load import Model
 from mm_interleaved.model.conditioned_unet import ConditionedUNet
 from mm_interleaved.testing import tiny_model, tiny_processor
@@ -181,3 +184,7 @@ def test_a_fine_tuning_recipe_trains_on_its_official_files_alone(name, model, tm
         assert float(row["text_loss"]) > 0
         assert bool(row["image_loss"]) == (name in PAINTED)
     assert bool(painted_pictures) == (name in PAINTED)
+    for source in recipe.data.sources:
+        read = make_source(source.kind, source.values())
+        words, blank = ([example.document.texts for example in read_through(one, Skips())] for one in (read, read.with_blank_pictures()))
+        assert words == blank != []

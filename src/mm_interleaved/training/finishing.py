@@ -37,7 +37,8 @@ def learn_words(processor: MMInterleavedProcessor, recipe: Recipe) -> None:
     found = set(processor.known_words)
     for source in recipe.data.sources:
         if source.weight:
-            for example in read_through(make_source(source.kind, source.values()), Skips(), limit=WORDS_FROM):
+            texts = make_source(source.kind, source.values()).with_blank_pictures()
+            for example in read_through(texts, Skips(), limit=WORDS_FROM):
                 found.update(*(words_of(text.text) for text in example.document.texts))
     processor.known_words = sorted(found)
 

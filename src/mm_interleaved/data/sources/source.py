@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ class Source:
     """Folder or URL that names of pictures are relative to."""
     fetch: bool = False
     """Whether pictures at web addresses are downloaded while training."""
+
+    _blank = False  # no field: recipes cannot set it
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -73,7 +76,16 @@ class Source:
         Raises:
             Skip: it cannot be used.
         """
-        return Pictures(self.images, fetch=self.fetch).read(reference)
+        return Pictures(self.images, fetch=self.fetch, blank=self._blank).read(reference)
+
+    def with_blank_pictures(self) -> Source:
+        """The same source with black pictures of the same sizes, which are not decoded: for a pass that wants words alone.
+
+        A `markdown` folder's pictures are decoded all the same; its files are few.
+        """
+        twin = copy.copy(self)
+        object.__setattr__(twin, "_blank", True)
+        return twin
 
     def check_share(self, name: str) -> None:
         """
