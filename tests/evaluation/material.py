@@ -49,7 +49,14 @@ def save_segmenter(folder, *, classes=150, seed=0):
     """A tiny random SegFormer with its processor, as transformers saves it."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
-    sizes = {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [8, 16], "patch_sizes": [3, 3], "strides": [2, 2]}
+    sizes = {
+        "num_encoder_blocks": 2,
+        "depths": [1, 1],
+        "sr_ratios": [2, 1],
+        "hidden_sizes": [8, 16],
+        "patch_sizes": [3, 3],
+        "strides": [2, 2],
+    }
     heads = {"num_attention_heads": [1, 2], "mlp_ratios": [1, 1], "decoder_hidden_size": 16, "num_labels": classes}
     torch.manual_seed(seed)
     SegformerForSemanticSegmentation(SegformerConfig(**sizes, **heads)).save_pretrained(folder)

@@ -134,6 +134,29 @@ def test_captions_in_karpathys_form_use_every_reference_and_the_test_split(model
     assert found["CIDEr"] > 5
 
 
+def test_bleu_of_the_whole_set_has_an_interval_of_its_own(model, tmp_path, monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    words = ["a dog runs on the grass", "two red cars on a road", "a small boat at sea", "bread and cheese on a plate"]
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(4)]
+    described = {"images": images, "annotations": [{"image_id": number, "caption": text} for number, text in enumerate(words)]}
+    files = Files(annotations=write(tmp_path / "n.json", described), images=paint(tmp_path / "images", *(f"{n}.jpg" for n in range(4))))
+    said(monkeypatch, words[0], "two red cars on a street", "a small boat", "no idea")
+    report = evaluate_benchmark(model, TASKS["nocaps"], files, tmp_path / "out", blind=False)
+    rows = {row["metric"]: row for row in report["results"]}
+    for order in range(1, 5):
+        row = rows[f"BLEU-{order}"]
+        assert 0 <= row["low"] < row["score"] < row["high"] <= 1
+    # The captions' sums give the figure of the whole set, to the last digits.
+    found = captions.scores(
+        dict(zip("abcd", words[1:] + words[:1], strict=True)), {name: [text] for name, text in zip("abcd", words, strict=True)}
+    )
+    for order in range(1, 5):
+        each = found[f"BLEU-{order}"]
+        assert each["figure"](each["parts"].sum(0)) == pytest.approx(each["corpus"], rel=1e-12)
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "a small boat at sea" in page and page.count("<figure") == 4 and "http" not in page and 'class="best"' in page
+
+
 def test_nocaps_and_paragraphs(model, tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")
     images = paint(tmp_path / "images", "a.jpg", "5.jpg", "6.jpg")
@@ -215,6 +238,8 @@ def test_pictures_are_compared_at_both_sizes_and_never_mixed_up(model, tmp_path,
     found = measured(model, "coco_images", files, tmp_path / "out", **options)
     assert set(found) == {"fid", "fid_64_published"} and all(value > 0 for value in found.values())
     protocol = json.loads((tmp_path / "out" / "protocol.json").read_text("utf-8"))
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert page.count('alt="made"') == 3 and page.count('alt="picture"') == 3 and "not measured: clip_score, which needs --clip" in page
     assert protocol["unmeasured"] == {"clip_score": "--clip"} and set(protocol["instruments"]) == {"extractor"}
     (files.images / "1.jpg").unlink()
     with pytest.raises(DataError, match=r"1 of the pictures of 3 items are missing, first .*1\.jpg"):

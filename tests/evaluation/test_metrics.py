@@ -161,3 +161,15 @@ def test_every_picture_needs_a_caption():
     pytest.importorskip("pycocoevalcap")
     with pytest.raises(DataError, match="every picture needs one"):
         captions.scores({"1": "a dog"}, {"1": ["a dog"], "2": ["a cat"]})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not captions.has_java(), reason="METEOR is a Java program")
+def test_meteor_of_all_captions_is_that_of_their_sums():
+    pytest.importorskip("pycocoevalcap")
+    true = {"a": ["a dog runs on the grass"], "b": ["two red cars on a road", "cars"], "c": ["a small boat at sea"]}
+    made = {"a": "a dog is running on grass", "b": "two red cars", "c": "a ship"}
+    found = captions.scores(made, true, meteor=True)["METEOR"]
+    assert found["figure"](found["parts"].sum(0)) == pytest.approx(found["corpus"], rel=1e-9)
+    assert found["figure"](found["parts"][1]) == pytest.approx(found["each"][1], rel=1e-9)
+    assert found["corpus"] != pytest.approx(np.mean(found["each"]), rel=1e-3)

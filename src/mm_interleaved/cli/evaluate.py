@@ -38,6 +38,7 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="Benchmarks: folder of the pictures.")] = None,
     extractor: Annotated[Path | None, typer.Option(help="Benchmarks that paint: TorchScript file of the network for FID.")] = None,
     clip: Annotated[Path | None, typer.Option(help="Benchmarks that paint: folder of a CLIP, as transformers saves it.")] = None,
+    segmenter: Annotated[Path | None, typer.Option(help="ade20k: folder of a segmenter of its 150 classes.")] = None,
     protocol: Annotated[str, typer.Option(help="Benchmarks: ours (greedy), or published (the release's search and extraction).")] = "ours",
     part: Annotated[str, typer.Option(help="I/N: make only part I (from 0) of N, and score nothing; for several machines.")] = "0/1",
     as_json: JsonOption = False,
@@ -48,7 +49,7 @@ def evaluate(
     from mm_interleaved.evaluation import compare, playground
     from mm_interleaved.evaluation.benchmark import PROTOCOLS, evaluate_benchmark
     from mm_interleaved.evaluation.extractors import Extractor
-    from mm_interleaved.evaluation.networks import Clip
+    from mm_interleaved.evaluation.networks import Clip, Segmenter
     from mm_interleaved.evaluation.painting import Instruments
     from mm_interleaved.evaluation.store import WHOLE
     from mm_interleaved.evaluation.tasks import TASKS
@@ -86,6 +87,7 @@ def evaluate(
             instruments = Instruments(
                 extractor=None if extractor is None else Extractor(extractor),
                 clip=None if clip is None else Clip(clip),
+                segmenter=None if segmenter is None else Segmenter(segmenter),
             )
             options |= {"protocol": protocol, "instruments": instruments}
             files = Files(annotations=annotations, images=images, other=other)
@@ -100,7 +102,9 @@ def evaluate(
         return output.say(f"part {part} is made; the same command without --part scores when all parts are there")
     for line in _table(report):
         output.say(line)
-    written = (playground.RESULTS, playground.TABLE, playground.PROTOCOL, *(() if suite in TASKS else (playground.REPORT,)))
+    for name, option in report.get("unmeasured", {}).items():
+        output.say(f"not measured: {name}, which needs {option}")
+    written = (playground.RESULTS, playground.TABLE, playground.PROTOCOL, playground.REPORT)
     output.say(f"written: {', '.join(str(out / name) for name in written)}")
     output.result({**report, "files": [str(out / name) for name in written]})
 
@@ -122,17 +126,19 @@ def _make_apart(processes: int, output: Output) -> None:
 
 
 def _table(report: dict[str, Any]) -> list[str]:
+    from mm_interleaved.evaluation.results import shown
+
     lines = [
         f"{'task':13} {'metric':22} {'score':>6} {'95 %':>13} {'chance':>7} {'blind':>6} {'copy':>6} {'judge':>6} {'closed':>6} {'n':>5}"
     ]
     for row in report["results"]:
-        between = f"{_percent(row['low'])}-{_percent(row['high'])}"
-        others = " ".join(f"{_percent(row[name]):>6}" for name in ("blind", "copy", "ceiling", "ablation"))
+        score, low, high, chance, *others = (
+            shown(row["metric"], row[name]) for name in ("score", "low", "high", "chance", "blind", "copy", "ceiling", "ablation")
+        )
         mark = " *" if row["metric"] == report["tasks"][row["task"]]["main"] else ""
-        figures = f"{_percent(row['score']):>6} {between:>13} {_percent(row['chance']):>7} {others} {row['n']:>5}{mark}"
+        baselines = " ".join(f"{other:>6}" for other in others)
+        between = "–" if row["low"] is None else f"{low}-{high}"
+        figures = f"{score:>6} {between:>13} {chance:>7} {baselines} {row['n']:>5}{mark}"
         lines.append(f"{row['task']:13} {row['metric']:22} {figures}")
-    return [*lines, "percent; blind: grey or another prompt; judge: the true pictures; closed: without synchronizers; *: main figure"]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    legend = "percent, distances and ranks as they are; blind: grey or another prompt; judge: the true pictures"
+    return [*lines, f"{legend}; closed: without synchronizers; *: main figure"]

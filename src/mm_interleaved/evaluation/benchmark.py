@@ -18,14 +18,15 @@ import torch
 from mm_interleaved.data.seeds import key
 from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.errors import ConfigError, MMInterleavedError
+from mm_interleaved.evaluation.benchmark_report import write_benchmark_report
 from mm_interleaved.evaluation.making import GREY
 from mm_interleaved.evaluation.painting import Instruments, Painted, check_pictures, figures, paint, picture_file, unmeasured
-from mm_interleaved.evaluation.playground import PICTURES, software, write_figures
+from mm_interleaved.evaluation.playground import PICTURES, REPORT, software, write_figures
 from mm_interleaved.evaluation.results import FIELDS, Row, interval
 from mm_interleaved.evaluation.scoring import mean
 from mm_interleaved.evaluation.store import WHOLE, Part, Store
 from mm_interleaved.evaluation.tasks.files import Files
-from mm_interleaved.evaluation.tasks.task import Item, Task
+from mm_interleaved.evaluation.tasks.task import Item, Task, Whole
 from mm_interleaved.generation.load import Model
 from mm_interleaved.generation.published import generate_texts
 
@@ -121,6 +122,7 @@ def evaluate_benchmark(
         found = figures(task, painted)
     else:
         found = _found(task, items, records, seed)
+    each = {row["metric"]: row.pop("each", None) for row in found}
     rows = [{**dict.fromkeys(FIELDS), "task": task.name, "n": len(items), "split": "official", **row} for row in found]
     refused = {record["name"]: record["outcome"]["made"]["reason"] for record in records if "reason" in record["outcome"]["made"]}
     full = {
@@ -132,6 +134,7 @@ def evaluate_benchmark(
         "seconds": round(sum(each["seconds"] for each in records), 1),
     }
     write_figures(out, rows, full)
+    write_benchmark_report(out / REPORT, out / PICTURES, task, rows, full, items, records, each)
     return {"results": rows, "tasks": {task.name: {"main": task.main}}, **full}
 
 
@@ -186,18 +189,16 @@ def _found(task: Task, items: Sequence[Item], records: Sequence[dict[str, Any]],
     productions = {kind: [record["outcome"][kind] for record in records] for kind in ("made", "blind") if kind in records[0]["outcome"]}
     scored = {kind: _scored(task, made, truths) for kind, made in productions.items()}
     rows = []
-    for metric, (value, each) in scored["made"].items():
-        low, high = interval(each, seed) if each is not None else (None, None)
+    for metric, (value, each, resample) in scored["made"].items():
+        low, high = interval(each, seed) if each is not None else resample(seed) if resample is not None else (None, None)
         other = scored["blind"][metric][0] if "blind" in scored else None
-        rows.append({"metric": metric, "score": value, "low": low, "high": high, "blind": other})
+        rows.append({"metric": metric, "score": value, "low": low, "high": high, "blind": other, "each": each})
     return rows
 
 
-def _scored(
-    task: Task, made: Sequence[dict[str, Any]], truths: Sequence[dict[str, Any]]
-) -> dict[str, tuple[float, Sequence[float] | None]]:
+def _scored(task: Task, made: Sequence[dict[str, Any]], truths: Sequence[dict[str, Any]]) -> Whole:
     answers = [each["options"] if task.kind == "options" else each["answer"] for each in made]
-    found: dict[str, tuple[float, Sequence[float] | None]] = {}
+    found: Whole = {}
     if task.score is not None:
         scores = [task.score(answer, truth) for answer, truth in zip(answers, truths, strict=True)]
         for place, each in enumerate(made):
@@ -205,7 +206,7 @@ def _scored(
                 scores[place] = dict.fromkeys(scores[place], 0.0)
         for metric in scores[0]:
             values = [score[metric] for score in scores]
-            found[metric] = (mean(values), values)
+            found[metric] = (mean(values), values, None)
     return found | (task.corpus(answers, truths) if task.corpus is not None else {})
 
 

@@ -1,4 +1,4 @@
-"""The user's networks that judge painted pictures: a CLIP, read from a folder as transformers saves it. (FID's: `extractors.py`.)
+"""The user's networks that judge painted pictures: a CLIP, a segmenter, each a folder as transformers saves it. (FID's: `extractors.py`.)
 
 Nothing is downloaded. A folder of another kind, or with weights missing, is refused: a network that was filled up at random would give
 figures all the same.
@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mm_interleaved.document import Image
 from mm_interleaved.errors import CheckpointError
 
 TOGETHER = 16
 """Pictures or captions that are computed at once."""
+
+CLASSES = 150
+"""Classes of ADE20K's benchmark."""
 
 
 class Clip:
@@ -58,6 +61,32 @@ class Clip:
             with torch.inference_mode():
                 found.append(self._network.get_text_features(**tokens).pooler_output)
         return _unit(torch.cat(found))
+
+
+class Segmenter:
+    """A network for semantic segmentation of ADE20K's 150 classes: picture → label of every pixel, from 1."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            CheckpointError: the folder holds no such network with its picture processor, or one of other classes.
+        """
+        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+
+        check_kind(folder, tuple(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES), "a network for semantic segmentation")
+        self._network = load_whole(AutoModelForSemanticSegmentation, folder)
+        self._processor = read_part(AutoImageProcessor, folder)
+        if (found := int(self._network.config.num_labels)) != CLASSES:
+            raise CheckpointError(f"{folder}: expected a segmenter of ADE20K's {CLASSES} classes, got one of {found}; give another one.")
+        self.fingerprint = fingerprint(folder)
+
+    def labels(self, picture: np.ndarray, side: int) -> Int[np.ndarray, "side side"]:
+        """Labels of a picture (H W 3 uint8) at another side."""
+        with torch.inference_mode():
+            found = self._network(**self._processor(picture, return_tensors="pt"))
+        labels = self._processor.post_process_semantic_segmentation(found, target_sizes=[(side, side)])[0]
+        return np.asarray(labels.numpy(), np.int64) + 1
 
 
 def check_kind(folder: Path, kinds: Sequence[str], what: str) -> None:

@@ -4,6 +4,7 @@ fid, fid_64_published   distance of the features' distributions (`extractors.py`
 clip_similarity         cosine of a picture with the true one in CLIP's space, mean over an item's pictures
 feature_similarity      the same in the extractor's space
 clip_score              cosine of a picture with its caption in CLIP's space, at least 0; a hundred times that is what is called CLIP score
+miou                    labels that a segmenter reads in a picture against those that it was painted from (`metrics/segmentation.py`)
 
 `blind` is the next item's pictures in the place of the own ones, `ceiling` the true pictures.
 """
@@ -18,16 +19,19 @@ from typing import Any
 import numpy as np
 
 from mm_interleaved.data.seeds import key
+from mm_interleaved.data.tuning.places import labels_of
 from mm_interleaved.document import Image, Text
 from mm_interleaved.errors import ConfigError, DataError, MMInterleavedError
 from mm_interleaved.evaluation.extractors import Extractor, frechet
-from mm_interleaved.evaluation.networks import Clip
-from mm_interleaved.evaluation.results import Row, interval
+from mm_interleaved.evaluation.metrics.segmentation import mean_overlap, overlaps
+from mm_interleaved.evaluation.networks import CLASSES, Clip, Segmenter
+from mm_interleaved.evaluation.results import Row, interval, resampled
 from mm_interleaved.evaluation.scoring import mean
 from mm_interleaved.evaluation.tasks.task import Item, Task
 from mm_interleaved.export.files import write_atomically
 from mm_interleaved.generation.events import ImageDone
 from mm_interleaved.generation.load import Model
+from mm_interleaved.processing.images import to_square
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +40,7 @@ class Instruments:
 
     extractor: Extractor | None = None
     clip: Clip | None = None
+    segmenter: Segmenter | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """What decided the figures."""
@@ -197,6 +202,37 @@ def _clip_score(painted: Painted) -> Iterator[Row]:
     yield row | {"ceiling": mean(fit(true[place], place) for place in places)}
 
 
+def _miou(painted: Painted) -> Iterator[Row]:
+    segmenter = painted.instruments.segmenter
+    assert segmenter is not None
+    made: list[np.ndarray] = []
+    other: list[np.ndarray] = []
+    true: list[np.ndarray] = []
+    count = len(painted.items)
+    for place, item in enumerate(painted.items):
+        # The model reads the middle square of a map, so that square is what it paints.
+        labels = _middle(labels_of(item.prompt().images[0].array()))
+        side = len(labels)
+        (photo,) = painted.true(place)
+        true.append(overlaps(segmenter.labels(to_square(photo.array(), min(photo.size)), side), labels, CLASSES))
+        for kept, painter in ((made, place), (other, (place + 1) % count)):
+            # A picture that was not painted shows nothing: label 0 is no class, and all of the true ones are missed.
+            seen = [segmenter.labels(image.array(), side) for image in painted.made(painter)] or [np.zeros_like(labels)]
+            kept.append(overlaps(seen[0], labels, CLASSES))
+    parts = {"score": np.stack(made), "blind": np.stack(other), "ceiling": np.stack(true)}
+    if not painted.blind or count < 2:
+        del parts["blind"]
+    low, high = resampled(parts["score"], mean_overlap, painted.seed)
+    yield {"metric": "miou", "low": low, "high": high, **{name: mean_overlap(found.sum(0)) for name, found in parts.items()}}
+
+
+def _middle(labels: np.ndarray) -> np.ndarray:
+    height, width = labels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return labels[top : top + side, left : left + side]
+
+
 def _mean_row(painted: Painted, metric: str, score: Callable[[int, int], float]) -> Row:
     """
     Args:
@@ -206,7 +242,8 @@ def _mean_row(painted: Painted, metric: str, score: Callable[[int, int], float])
     values = [score(place, place) for place in range(count)]
     low, high = interval(values, painted.seed)
     others = [score(place, (place + 1) % count) for place in range(count)] if painted.blind and count > 1 else None
-    return {"metric": metric, "score": mean(values), "low": low, "high": high, "blind": None if others is None else mean(others)}
+    blind = None if others is None else mean(others)
+    return {"metric": metric, "score": mean(values), "low": low, "high": high, "blind": blind, "each": values}
 
 
 MEASURES: dict[str, tuple[str, Callable[[Painted], Iterator[Row]]]] = {
@@ -214,5 +251,6 @@ MEASURES: dict[str, tuple[str, Callable[[Painted], Iterator[Row]]]] = {
     "clip_similarity": ("clip", _clip_similarity),
     "feature_similarity": ("extractor", _feature_similarity),
     "clip_score": ("clip", _clip_score),
+    "miou": ("segmenter", _miou),
 }
 """Measure → the instrument that it needs, and how it is taken."""

@@ -12,7 +12,7 @@ A prompt that the model cannot take counts as wrong in everything; no sample is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ RESAMPLES = 2000
 
 FIELDS = ("task", "metric", "score", "low", "high", "n", "chance", "blind", "copy", "ceiling", "ablation", "split")
 """What every row of results.json has, in this order."""
+
+UNSCALED = ("fid", "fid_64_published", "rank")
+"""Metrics that are no shares and are not shown in percent."""
 
 RIGHT, ALL = "right", "all"
 """Metrics of every larger task: the share of its aspects that are right, and whether all are."""
@@ -53,6 +56,13 @@ Record = Mapping[str, Any]
 
 Row = dict[str, Any]
 """One figure, with `FIELDS`."""
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A value as it is shown: a share in percent, a distance or a rank as it is."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if metric in UNSCALED else f"{100 * value:.1f}"
 
 
 def results(records: Sequence[Record], world: World, seed: int) -> list[Row]:
@@ -142,6 +152,19 @@ def interval(values: Sequence[float], seed: int) -> tuple[float, float]:
     random = np.random.Generator(np.random.Philox(seed))
     means = found[random.integers(len(found), size=(RESAMPLES, len(found)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def resampled(parts: np.ndarray, figure: Callable[[np.ndarray], float], seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of a figure of the whole set, which is no mean of its samples' figures.
+
+    Args:
+        parts: what each sample adds, samples first.
+        figure: sums over samples → the figure.
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    drawn = (parts[random.integers(len(parts), size=len(parts))].sum(0) for _ in range(RESAMPLES))
+    low, high = np.quantile([figure(sums) for sums in drawn], [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -24,6 +24,7 @@ from mm_interleaved.data.sources.source import Note, Source
 from mm_interleaved.data.tuning.annotations import by_id, entries, joined, read_json, read_plain_pickle
 from mm_interleaved.data.tuning.prompts import GROUND, REFER, Prompted, drawn_sentence, fill
 from mm_interleaved.document import Document, Image, Segment
+from mm_interleaved.errors import DataError
 
 SIDED = re.compile(r"\b(left|right|leftmost|rightmost)\b", re.IGNORECASE)
 """Words that a mirrored picture would make wrong."""
@@ -145,3 +146,18 @@ def palette() -> np.ndarray:
             colours[:, channel] |= (((labels >> channel) & 1) << (7 - place)).astype(np.uint8)
         labels = labels >> 3
     return colours
+
+
+def labels_of(coloured: np.ndarray) -> np.ndarray:
+    """The label map behind a coloured one (H W 3 → H W): `palette` backwards.
+
+    Raises:
+        DataError: a colour belongs to no label.
+    """
+    codes = palette().astype(np.int64) @ (65536, 256, 1)
+    order = np.argsort(codes)
+    found = coloured.astype(np.int64) @ (65536, 256, 1)
+    labels = order[np.searchsorted(codes[order], found).clip(max=LABELS - 1)]
+    if (codes[labels] != found).any():
+        raise DataError("label map: a colour belongs to no label; the map was changed after it was coloured.")
+    return labels

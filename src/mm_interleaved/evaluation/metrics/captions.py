@@ -7,13 +7,21 @@ case. SPICE downloads a parser when it is called and is left out.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from mm_interleaved.errors import BackendError, DataError
+
+ORDERS = 4
+"""Longest n-grams of BLEU."""
 
 REMOVED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Tokens that COCO's evaluation drops after tokenizing."""
@@ -64,7 +72,8 @@ def scores(made: Mapping[str, str], true: Mapping[str, Sequence[str]], *, meteor
         java: tokenize with the original Java program.
 
     Returns:
-        For each metric (`BLEU-1` … `BLEU-4`, `CIDEr`, `ROUGE-L`, `METEOR`): `corpus`, and `each` in the order of `made`.
+        For each metric (`BLEU-1` … `BLEU-4`, `CIDEr`, `ROUGE-L`, `METEOR`): `corpus`, and `each` in the order of `made`; where `corpus`
+        is no mean of `each`, also `parts`, captions x counts, and `figure`, from sums of parts to the metric.
 
     Raises:
         BackendError: pycocoevalcap or Java is missing.
@@ -77,15 +86,27 @@ def scores(made: Mapping[str, str], true: Mapping[str, Sequence[str]], *, meteor
         raise DataError(
             f"{len(made)} captions for {len(true)} pictures, different: {', '.join(odd) or 'none at all'}; every picture needs one."
         )
-    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
     listed = {name: [caption] for name, caption in made.items()}
     cut = _with_java if java else _without_java
     found, wanted = cut(listed), cut({name: list(true[name]) for name in made})
-    bleu, each_bleu = Bleu(4).compute_score(wanted, found, verbose=0)
-    result: dict[str, Any] = {f"BLEU-{n + 1}": {"corpus": float(bleu[n]), "each": list(map(float, each_bleu[n]))} for n in range(4)}
+    counted = BleuScorer(n=ORDERS)
+    for name in found:
+        counted += (found[name][0], wanted[name])
+    bleu, each_bleu = counted.compute_score(option="closest", verbose=0)
+    parts = np.array([_bleu_parts(caption) for caption in counted.ctest], np.float64)
+    result: dict[str, Any] = {
+        f"BLEU-{n + 1}": {
+            "corpus": float(bleu[n]),
+            "each": list(map(float, each_bleu[n])),
+            "parts": parts,
+            "figure": partial(bleu_of, n + 1),
+        }
+        for n in range(ORDERS)
+    }
     for name, scorer in (("CIDEr", Cider()), ("ROUGE-L", Rouge())):
         corpus, each = scorer.compute_score(wanted, found)
         result[name] = {"corpus": float(corpus), "each": [float(value) for value in each]}
@@ -93,9 +114,34 @@ def scores(made: Mapping[str, str], true: Mapping[str, Sequence[str]], *, meteor
         _needs_java("METEOR")
         from pycocoevalcap.meteor.meteor import Meteor
 
-        corpus, each = Meteor().compute_score(wanted, found)
-        result["METEOR"] = {"corpus": float(corpus), "each": [float(value) for value in each]}
+        scorer = Meteor()
+        corpus, each = scorer.compute_score(wanted, found)
+        parts = np.array([scorer._stat(found[name][0], wanted[name]).split() for name in found], np.float64)
+        figure = partial(_meteor_of, scorer)
+        result["METEOR"] = {"corpus": float(corpus), "each": [float(value) for value in each], "parts": parts, "figure": figure}
     return result
+
+
+def bleu_of(order: int, sums: Float[np.ndarray, 2 + 2 * 4]) -> float:
+    """BLEU of some captions, from their sums: words made and true, n-grams made and found, as pycocoevalcap computes it."""
+    made, true, grams, right = sums[0], sums[1], sums[2 : 2 + ORDERS], sums[2 + ORDERS :]
+    precision = float(np.prod((right[:order] + 1e-15) / (grams[:order] + 1e-9))) ** (1 / order)
+    ratio = (made + 1e-15) / (true + 1e-9)
+    return precision * math.exp(1 - 1 / ratio) if ratio < 1 else precision
+
+
+def _bleu_parts(caption: Mapping[str, Any]) -> list[float]:
+    length = caption["testlen"]
+    closest = min((abs(other - length), other) for other in caption["reflen"])[1]
+    return [length, closest, *caption["guess"], *caption["correct"]]
+
+
+def _meteor_of(scorer: Any, sums: Float[np.ndarray, counts]) -> float:
+    """METEOR of some captions: the program itself scores the sums of their counts; it answers for the one line and for all lines."""
+    scorer.meteor_p.stdin.write(f"EVAL ||| {' '.join(map(str, sums))}\n".encode())
+    scorer.meteor_p.stdin.flush()
+    scorer.meteor_p.stdout.readline()
+    return float(scorer.meteor_p.stdout.readline())
 
 
 def tokens(text: str) -> list[str]:

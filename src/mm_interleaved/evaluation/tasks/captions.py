@@ -6,14 +6,16 @@ Every reference caption counts. The release cut COCO captions at the first full 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mm_interleaved.data.tuning.prompts import CAPTION, PARAGRAPH, fill
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.metrics import captions
+from mm_interleaved.evaluation.results import resampled
 from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
-from mm_interleaved.evaluation.tasks.task import Item, Task, unique
+from mm_interleaved.evaluation.tasks.task import Item, Task, Whole, unique
 from mm_interleaved.generation import published_options
 
 
@@ -70,12 +72,17 @@ def _item(files: Files, path: str, texts: Sequence[str], template: str) -> Item:
     return Item(name=path, prompt=prompt, truth={"captions": list(texts)})
 
 
-def corpus(made: Sequence[str], truths: Sequence[dict[str, Any]]) -> dict[str, tuple[float, Sequence[float] | None]]:
-    """All caption metrics, METEOR where there is Java; CIDEr and ROUGE-L are means over the captions, the others are not."""
+def corpus(made: Sequence[str], truths: Sequence[dict[str, Any]]) -> Whole:
+    """All caption metrics, METEOR where there is Java; CIDEr and ROUGE-L are means over the captions, the others are resampled whole."""
     names = [str(number) for number in range(len(made))]
     true = {name: truth["captions"] for name, truth in zip(names, truths, strict=True)}
     found = captions.scores(dict(zip(names, made, strict=True)), true, meteor=captions.has_java())
-    return {name: (each["corpus"], each["each"] if name in ("CIDEr", "ROUGE-L") else None) for name, each in found.items()}
+    return {
+        name: (each["corpus"], None, partial(resampled, each["parts"], each["figure"]))
+        if "parts" in each
+        else (each["corpus"], each["each"], None)
+        for name, each in found.items()
+    }
 
 
 def first_sentence(text: str) -> str:

@@ -15,6 +15,12 @@ from mm_interleaved.generation.published_options import PublishedTextOptions
 Scores = dict[str, float]
 """Metric → value of one item."""
 
+Interval = Callable[[int], tuple[float, float]]
+"""Seed → bootstrap interval."""
+
+Whole = dict[str, tuple[float, Sequence[float] | None, Interval | None]]
+"""Metrics of the whole set: value, the items' shares where it is their mean, or else its interval."""
+
 Kind = Literal["words", "options", "picture"]
 """What is made of an item: a text, one number per option, or pictures."""
 
@@ -50,8 +56,8 @@ class Task:
     read: Callable[[Files], list[Item]]
     score: Callable[[Any, dict[str, Any]], Scores] | None = None
     """What was made, and the item's truth → its scores. None where only the whole set can be scored."""
-    corpus: Callable[[Sequence[Any], Sequence[dict[str, Any]]], dict[str, tuple[float, Sequence[float] | None]]] | None = None
-    """Metrics of the whole set: value, and the items' shares where it is their mean."""
+    corpus: Callable[[Sequence[Any], Sequence[dict[str, Any]]], Whole] | None = None
+    """All that was made, and all truths → metrics of the whole set."""
     extract: Callable[[str], str] = field(default=str.strip)
     """`ours`: from generated words to the answer."""
     published_extract: Callable[[str], str] = field(default=str.strip)
