@@ -26,7 +26,7 @@ def quick(monkeypatch):
 def served(monkeypatch):
     """What would have been served."""
     calls = []
-    monkeypatch.setattr(demo_verb, "serve", lambda model, out, **options: calls.append((out, options)))
+    monkeypatch.setattr(demo_verb, "serve", lambda model, out, taken, **options: calls.append((out, options)))
     return calls
 
 
@@ -58,8 +58,9 @@ def test_the_page_without_gradio_says_what_to_install(mmi, monkeypatch):
     assert_user_error(mmi("page"), "pip install 'mm-interleaved[page]'")
 
 
-def test_a_port_that_is_taken_is_named(mmi, model, tmp_path):
+def test_a_port_that_is_taken_is_named_before_the_model_is_loaded(mmi, model, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="the page needs Gradio")
+    monkeypatch.setattr(page_verb, "load_quietly", lambda _: pytest.fail("the model was loaded"))
     with socket.socket() as taken:
         taken.bind((page_verb.HOST, 0))
         taken.listen()

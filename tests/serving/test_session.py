@@ -38,6 +38,20 @@ def test_a_broken_picture_changes_nothing_and_is_named(session, tmp_path):
     assert session.document == Document(["a cat"])
 
 
+def test_a_segment_keeps_its_key_when_others_are_moved_removed_edited_and_added(session):
+    session.document = Document(["a cat", "a dog", "a tree"])
+    cat, dog, tree = (key for key, _ in session.keyed())
+    session.up(2)
+    session.edit(session.place(tree), "a fir")
+    session.remove(session.place(cat))
+    session.add("a car", [])
+    assert [text.text for text in session.document.texts][:2] == ["a fir", "a dog"]
+    assert (session.place(tree), session.place(dog)) == (0, 1)
+    assert session.keyed()[2][0] not in (cat, dog, tree)
+    with pytest.raises(DocumentError, match="no longer in the document"):
+        session.place(cat)
+
+
 def test_an_edited_text_is_the_users(session):
     session.document = Document([Text("\n\na cat", "generated", (9, 10))])
     session.edit(0, "a cat")

@@ -12,7 +12,7 @@ import typer
 
 from mm_interleaved.cli.console import JsonOption, Output
 from mm_interleaved.cli.continuing import Job, continue_one, load_quietly, tell
-from mm_interleaved.cli.page import has_screen, serve
+from mm_interleaved.cli.page import bind, has_screen, serve
 from mm_interleaved.cli.prompts import EXAMPLES, SHOWN
 from mm_interleaved.document import Document
 
@@ -45,7 +45,7 @@ def demo(
     output.result({"documents": results, "pictures": pictures, "seconds": round(seconds, 3), "model_hash": loaded.model_hash, "seed": seed})
     if open_page and not as_json and has_screen():
         if find_spec("gradio") is not None:
-            serve(loaded, out / "page", port=0, language="en", open_page=True, output=output)
+            serve(loaded, out / "page", bind(0), language="en", open_page=True, output=output)
         else:
             output.say("to write documents of your own in the browser: pip install 'mm-interleaved[page]', then mmi page")
             webbrowser.open(Path(results[0]["files"]["html"]).resolve().as_uri())

@@ -40,23 +40,19 @@ def page(
         raise ConfigError(f"--language: expected en or zh, got {language!r}.")
     if find_spec("gradio") is None:
         raise ConfigError("the page needs Gradio, which is not installed; install it: pip install 'mm-interleaved[page]'.")
+    taken = bind(port)
     output.progress.print("loading the model …")
-    serve(load_quietly(model), out, port=port, language="zh" if language == "zh" else "en", open_page=open_page, output=output)
+    serve(load_quietly(model), out, taken, language="zh" if language == "zh" else "en", open_page=open_page, output=output)
 
 
-def serve(model: Model, out: Path, *, port: int, language: Language, open_page: bool, output: Output) -> None:
-    """Serves the page to this machine until Ctrl-C.
-
-    Raises:
-        ConfigError: the port is taken.
-    """
+def serve(model: Model, out: Path, taken: socket.socket, *, language: Language, open_page: bool, output: Output) -> None:
+    """Serves the page to this machine, at a socket of `bind`, until Ctrl-C."""
     import uvicorn
 
     from mm_interleaved.serving.page import app
     from mm_interleaved.serving.session import Desk
 
     others = sorted(path for path in EXAMPLES.glob("*.md") if path.stem not in SHOWN)
-    taken = bind(port)
     address = f"http://{HOST}:{taken.getsockname()[1]}/"
     served = app(Desk(model, out, [*(EXAMPLES / f"{name}.md" for name in SHOWN), *others]), language)
     output.say(f"the page is at {address}; documents go to {out}; Ctrl-C ends it")

@@ -10,7 +10,9 @@ import html
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ PREVIEWS = 5
 """Previews of a picture while it is painted."""
 
 Shown = tuple[Any, ...]
-"""What every action gives back: growing words and picture, message, composer, revision of the document, seed, saved files."""
+"""What every action gives back: document, growing words and picture, message, composer, seed, saved files."""
 
 
 def app(desk: Desk, language: Language = "en") -> fastapi.FastAPI:
@@ -58,26 +60,28 @@ def app(desk: Desk, language: Language = "en") -> fastapi.FastAPI:
         footer_links=[],
         ssr_mode=False,
         show_error=True,
+        app_kwargs={"exception_handlers": {OSError: _storage_fault}},
     )
 
 
+async def _storage_fault(_: Any, error: Exception) -> fastapi.Response:
+    """What an upload that cannot be stored, on a full disk for one, tells the browser: the page shows it."""
+    return fastapi.Response(f"The upload was not stored ({error}). Make room and try again.", HTTPStatus.INSUFFICIENT_STORAGE)
+
+
 def build(desk: Desk, language: Language = "en") -> gr.Blocks:
-    """Lays the page out and joins it to the sessions of its tabs."""
+    """Lays the page out and joins it to the sessions of its tabs.
+
+    Every event belongs to a component that is never drawn anew: what is clicked or typed while the document is redrawn arrives, with
+    the key of the segment it was meant for.
+    """
     say = words(language)
     with gr.Blocks(title=say["title"], analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        revision = gr.State(0)
         tongue = gr.Radio(list(LANGUAGES), value=language, label=say["language"], show_label=False, container=False, elem_id="tongue")
         head = gr.HTML(_head(say), elem_id="head")
         start = gr.Dropdown(_starts(desk, language), value="", label=say["start"], elem_id="start")
-        with gr.Column(elem_id="document"):
-
-            @gr.render(inputs=[tongue], triggers=[page.load, revision.change, tongue.change], show_progress="hidden")
-            def document(tongue: Language, request: gr.Request) -> None:
-                session, say, number = desk.session(str(request.session_hash)), words(tongue), 0
-                for index, segment in enumerate(session.whole):
-                    number += isinstance(segment, Image)
-                    _segment(session, index, f"{say['picture']} {number}", say, joined, again, change, status)
-
+        script = files("mm_interleaved.serving").joinpath("page.js").read_text(encoding="utf-8")
+        document = gr.HTML("", elem_id="document", js_on_load=script, apply_default_css=False)
         live = gr.HTML("", elem_id="live", elem_classes=["live"])
         status = gr.HTML("", elem_id="status")
         composer = gr.MultimodalTextbox(
@@ -111,149 +115,174 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
             guidance = gr.Slider(1, 8, value=2, step=0.5, label=say["guidance"])
             temperature = gr.Slider(0, 1.5, value=0, step=0.1, label=say["temperature"])
 
-        asked = [tongue, composer, pictures, seed, steps, guidance, temperature]
-        shown = [live, status, composer, revision, seed, saved]
-
-        def joined(button: gr.Button, act: Callable[..., Any]) -> None:
-            """A click acts with all settings, and its result is shown."""
-            button.click(act, asked, shown, show_progress="hidden", concurrency_limit=None)
-
-        def again(session: Session, *, until: int | None, redraw: bool) -> Callable[..., Iterator[Shown]]:
-            """Continues, with what stands in the composer added first unless something is drawn or written again."""
-
-            def act(tongue: Language, composed: Any, *values: float) -> Iterator[Shown]:
-                options = _options(*values)
-                if redraw and until is not None:
-                    options |= {"seed": session.seed_of_next_roll(until), "force_image": True}
-                    options["max_images"] = max(1, options["max_images"])
-                yield from _told(session, words(tongue), None if until is not None else composed, until, options)
-
-            return act
-
-        def change(session: Session, alter: Callable[[], None]) -> Callable[..., Shown]:
-            """Changes the document; the message says what is wrong."""
-
-            def act(tongue: Language, *_: Any) -> Shown:
-                return _result(_guarded(alter, words(tongue)))
-
-            return act
+        def tab(request: gr.Request, tongue: Language) -> _Tab:
+            return _Tab(desk.session(str(request.session_hash)), words(tongue))
 
         def continued(request: gr.Request, tongue: Language, composed: Any, *values: float) -> Iterator[Shown]:
-            yield from again(desk.session(str(request.session_hash)), until=None, redraw=False)(tongue, composed, *values)
+            yield from tab(request, tongue).run(composed, None, _options(*values))
 
         def added(request: gr.Request, tongue: Language, composed: Any, *_: float) -> Shown:
-            session = desk.session(str(request.session_hash))
-            wrong = _guarded(lambda: _add(session, composed), words(tongue))
-            return _result(wrong, cleared=not wrong)
+            here = tab(request, tongue)
+            wrong = here.guarded(lambda: here.add(composed))
+            return here.result(wrong, cleared=not wrong)
+
+        def moved(request: gr.Request, event: gr.EventData, tongue: Language, *_: Any) -> Shown:
+            here = tab(request, tongue)
+            return here.result(here.guarded(lambda: here.move(event.act, int(event.key))))
+
+        def made_again(request: gr.Request, event: gr.EventData, tongue: Language, _: Any, *values: float) -> Iterator[Shown]:
+            yield from tab(request, tongue).make_again(event.act, int(event.key), _options(*values))
+
+        def edited(request: gr.Request, event: gr.EventData, tongue: Language) -> str:
+            here = tab(request, tongue)
+            with here.session.changing:
+                return here.guarded(lambda: here.session.edit(here.session.place(int(event.key)), event.text))
 
         def stopped(request: gr.Request) -> None:
             desk.session(str(request.session_hash)).stop()
 
         def stored(request: gr.Request, tongue: Language, *_: Any) -> Shown:
-            made: list[Path] = []
-            say = words(tongue)
-            wrong = _guarded(lambda: made.extend(desk.session(str(request.session_hash)).save()), say)
+            here, made = tab(request, tongue), list[Path]()
+            wrong = here.guarded(lambda: made.extend(here.session.save()))
             if wrong:
-                return _result(wrong)
-            told = _note(f"{say['saved']} {desk.folder}: {', '.join(path.name for path in made)}")
-            return _result(told, files=gr.Files([str(path) for path in made], visible=True))
+                return here.result(wrong)
+            told = _note(f"{here.say['saved']} {desk.folder}: {', '.join(path.name for path in made)}")
+            return here.result(told, files=gr.Files([str(path) for path in made], visible=True))
 
         def begun(start: str, tongue: Language, request: gr.Request) -> Shown:
-            session = desk.session(str(request.session_hash))
-            return _result(_guarded(lambda: session.begin(Path(start) if start else None), words(tongue)))
+            here = tab(request, tongue)
+            return here.result(here.guarded(lambda: here.session.begin(Path(start) if start else None)))
 
         def told(request: gr.Request, name: str, tongue: Language, composed: Any, *values: float) -> Iterator[Shown]:
-            session, say = desk.session(str(request.session_hash)), words(tongue)
+            here = tab(request, tongue)
             picture = next(iter((composed or {}).get("files") or []), None)
-            wrong = _guarded(lambda: session.begin_hero(picture, name, (say["hero_before"], say["hero_behind"])), say)
-            yield _result(wrong, cleared=not wrong)
+            around = (here.say["hero_before"], here.say["hero_behind"])
+            wrong = here.guarded(lambda: here.session.begin_hero(picture, name, around))
+            yield here.result(wrong, cleared=not wrong)
             if not wrong:
-                yield from _told(session, say, None, None, _options(*values))
+                yield from here.run(None, None, _options(*values))
 
-        def relabelled(tongue: Language) -> tuple[Any, ...]:
+        def relabelled(request: gr.Request, tongue: Language) -> tuple[Any, ...]:
             say = words(tongue)
             named = [gr.Button(say[key]) for key in buttons]
             labelled = [gr.update(label=say[key]) for key in labels]
             top = (_head(say), gr.update(choices=_starts(desk, tongue), label=say["start"]), _hint(say["hero_hint"]))
-            return (*top, gr.update(placeholder=say["compose"]), *named, *labelled)
-
-        buttons = {"continue": go, "stop": stop, "add": add, "save": save, "print": printed, "hero_story": tell}
-        labels = {"language": tongue, "hero": hero, "hero_name": name, "files": saved, "settings": settings, "pictures": pictures}
-        labels |= {"seed": seed, "steps": steps, "guidance": guidance, "temperature": temperature}
-        page.load(lambda tongue: gr.update(choices=_starts(desk, tongue)), tongue, start, show_progress="hidden")
-        joined(go, continued)
-        joined(add, added)
-        joined(save, stored)
-        stop.click(stopped, show_progress="hidden", concurrency_limit=None, queue=False)
-        printed.click(None, js="() => window.print()")
-        start.input(begun, [start, tongue], shown, show_progress="hidden")
-        tell.click(told, [name, *asked], shown, show_progress="hidden", concurrency_limit=None)
-        renamed = [head, start, hero_hint, composer, *buttons.values(), *labels.values()]
-        tongue.change(relabelled, tongue, renamed, show_progress="hidden")
+            return (tab(request, tongue).document(), *top, gr.update(placeholder=say["compose"]), *named, *labelled)
 
         def left(request: gr.Request) -> None:
             desk.leave(str(request.session_hash))
 
+        asked = [tongue, composer, pictures, seed, steps, guidance, temperature]
+        shown = [document, live, status, composer, seed, saved]
+        buttons = {"continue": go, "stop": stop, "add": add, "save": save, "print": printed, "hero_story": tell}
+        labels = {"language": tongue, "hero": hero, "hero_name": name, "files": saved, "settings": settings, "pictures": pictures}
+        labels |= {"seed": seed, "steps": steps, "guidance": guidance, "temperature": temperature}
+        hidden: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None}
+        page.load(lambda tongue: gr.update(choices=_starts(desk, tongue)), tongue, start, show_progress="hidden")
+        for button, act in ((go, continued), (add, added), (save, stored)):
+            button.click(act, asked, shown, **hidden)
+        tell.click(told, [name, *asked], shown, **hidden)
+        document.click(made_again, asked, shown, trigger_mode="multiple", **hidden)
+        # One at a time, so that what was moved or typed last is what stays and is shown.
+        document.select(moved, asked, shown, trigger_mode="multiple", show_progress="hidden", concurrency_limit=1)
+        document.input(edited, tongue, status, trigger_mode="multiple", show_progress="hidden", concurrency_limit=1)
+        stop.click(stopped, queue=False, **hidden)
+        printed.click(None, js="() => window.print()")
+        start.input(begun, [start, tongue], shown, show_progress="hidden")
+        renamed = [document, head, start, hero_hint, composer, *buttons.values(), *labels.values()]
+        tongue.change(relabelled, tongue, renamed, show_progress="hidden")
         page.unload(left)
     return page
 
 
-def _segment(session: Session, index: int, name: str, say: dict[str, str], joined: Any, again: Any, change: Any, status: gr.HTML) -> None:
-    """One text, or one picture with its name, of the document, with what can be done to it."""
-    segment = session.document[index]
-    made = segment.origin == "generated"
-    with gr.Column(elem_classes=["segment", "made" if made else "given"]):
-        if isinstance(segment, Text):
-            label = f"{say['paragraph']} {index + 1}"
-            box = gr.Textbox(segment.text.strip(), label=label, show_label=False, container=False, lines=1, max_lines=200, interactive=True)
+@dataclass(frozen=True)
+class _Tab:
+    """One tab as the page shows it: its session, and the page's own words in its language."""
 
-            def edited(text: str) -> str:
-                return _guarded(lambda: session.edit(index, text), say)
+    session: Session
+    say: dict[str, str]
 
-            # `input` comes with keys only, not with pasted words or those of an input method for Chinese: `blur` brings these.
-            for left in (box.input, box.blur):
-                left(edited, box, status, show_progress="hidden", trigger_mode="always_last", concurrency_limit=None)
-        else:
-            gr.HTML(_figure(segment, name, say))
-        with gr.Row(elem_classes=["tools"]):
-            if isinstance(segment, Image) and made:
-                joined(gr.Button(say["reroll"], size="sm"), again(session, until=index, redraw=True))
-            joined(gr.Button(say["from_here"], size="sm"), again(session, until=index + 1, redraw=False))
-            if index > 0:
-                joined(gr.Button(say["up"], size="sm"), change(session, lambda: session.up(index)))
-            joined(gr.Button(say["remove"], size="sm"), change(session, lambda: session.remove(index)))
+    def document(self) -> str:
+        """All segments that no longer grow, each with what can be done to it."""
+        drawn, number = [], 0
+        for index, (key, segment) in enumerate(self.session.keyed()):
+            made = segment.origin == "generated"
+            if isinstance(segment, Text):
+                label, text = f"{self.say['paragraph']} {index + 1}", html.escape(segment.text.strip(), quote=True)
+                shown = f'<textarea rows="1" aria-label="{label}" data-key="{key}" data-text="{text}"></textarea>'
+            else:
+                number += 1
+                shown = _figure(segment, f"{self.say['picture']} {number}", self.say)
+            acts = [*(["reroll"] if made and isinstance(segment, Image) else []), "from_here", *(["up"] if index else []), "remove"]
+            tools = "".join(f'<button type="button" data-key="{key}" data-act="{act}">{self.say[act]}</button>' for act in acts)
+            drawn.append(f'<section class="segment {"made" if made else "given"}">{shown}<div class="tools">{tools}</div></section>')
+        # Never the same twice, so that the browser is told of every redraw and sends words that were refused before again.
+        return "".join(drawn) + f'<span hidden data-drawn="{time.monotonic_ns()}"></span>'
 
+    def result(self, message: str, *, cleared: bool = False, seed: int | None = None, files: gr.Files | None = None) -> Shown:
+        """Shows the document as it stands now, nothing growing, and a message; `cleared` empties the composer."""
+        others = [gr.skip() if value is None else value for value in (seed, files)]
+        return (self.document(), "", message, {"text": "", "files": []} if cleared else gr.skip(), *others)
 
-def _told(session: Session, say: dict[str, str], composed: Any, until: int | None, options: dict[str, Any]) -> Iterator[Shown]:
-    """Adds what was composed, continues, and shows every event."""
-    wrong = _guarded(lambda: _add(session, composed), say)
-    if wrong:
-        yield _result(wrong)
-        return
-    yield _result(_note(say["reading"]), cleared=bool(composed), seed=options["seed"])
-    text, picture, preview, shown_at = "", "", "", 0.0
-    try:
-        for event in session.run(until=until, **options):
-            text = text + event.text if isinstance(event, TextDelta) else text
-            if isinstance(event, ImageProgress):
-                if event.preview is not None:
-                    preview = f'<img src="{data_uri(Image.from_array(np.asarray(event.preview)))}" alt="">'
-                picture = _progress(event, preview, say)
-            if isinstance(event, ImageDone):
-                text = picture = preview = ""
-                yield _result("")
-            elif isinstance(event, Finished):
-                yield _result(_ending(event, say))
-            elif isinstance(event, ImageProgress) or time.monotonic() - shown_at > REFRESH:
-                shown_at = time.monotonic()
-                yield _growing(text, picture)
-    except Exception as error:
-        yield _result(_wrong(error, say))
+    def guarded(self, action: Callable[[], Any]) -> str:
+        """Does it; the message if it failed, else nothing."""
+        try:
+            action()
+        except Exception as error:
+            return self.wrong(error)
+        return ""
 
+    def wrong(self, error: Exception) -> str:
+        """What went wrong, as the page shows it."""
+        told = str(error) if isinstance(error, MMInterleavedError) else f"{self.say['fault']} ({type(error).__name__}: {error})"
+        return f'<p class="wrong" role="alert">{html.escape(told)}</p>'
 
-def _add(session: Session, composed: Any) -> None:
-    if composed:
-        session.add(composed.get("text") or "", list(composed.get("files") or []))
+    def add(self, composed: Any) -> None:
+        """Appends what was composed."""
+        if composed:
+            self.session.add(composed.get("text") or "", list(composed.get("files") or []))
+
+    def move(self, act: str, key: int) -> None:
+        """Moves a segment up or removes it."""
+        with self.session.changing:
+            (self.session.up if act == "up" else self.session.remove)(self.session.place(key))
+
+    def make_again(self, act: str, key: int, options: dict[str, Any]) -> Iterator[Shown]:
+        """Draws a picture again, or goes on behind a segment; what follows is dropped."""
+        try:
+            place = self.session.place(key)
+        except MMInterleavedError as error:
+            yield self.result(self.wrong(error))
+            return
+        if act == "reroll":
+            options |= {"seed": self.session.seed_of_next_roll(place), "force_image": True, "max_images": max(1, options["max_images"])}
+        yield from self.run(None, place if act == "reroll" else place + 1, options)
+
+    def run(self, composed: Any, until: int | None, options: dict[str, Any]) -> Iterator[Shown]:
+        """Adds what was composed, continues, and shows every event."""
+        wrong = self.guarded(lambda: self.add(composed))
+        if wrong:
+            yield self.result(wrong)
+            return
+        yield self.result(_note(self.say["reading"]), cleared=bool(composed), seed=options["seed"])
+        text, picture, preview, shown_at = "", "", "", 0.0
+        try:
+            for event in self.session.run(until=until, **options):
+                text = text + event.text if isinstance(event, TextDelta) else text
+                if isinstance(event, ImageProgress):
+                    if event.preview is not None:
+                        preview = f'<img src="{data_uri(Image.from_array(np.asarray(event.preview)))}" alt="">'
+                    picture = _progress(event, preview, self.say)
+                if isinstance(event, ImageDone):
+                    text = picture = preview = ""
+                    yield self.result("")
+                elif isinstance(event, Finished):
+                    yield self.result(_ending(event, self.say))
+                elif isinstance(event, ImageProgress) or time.monotonic() - shown_at > REFRESH:
+                    shown_at = time.monotonic()
+                    yield _growing(text, picture)
+        except Exception as error:
+            yield self.result(self.wrong(error))
 
 
 def _options(pictures: float, seed: float, steps: float, guidance: float, temperature: float) -> dict[str, Any]:
@@ -261,30 +290,10 @@ def _options(pictures: float, seed: float, steps: float, guidance: float, temper
     return {**whole, "guidance": float(guidance), "temperature": float(temperature)}
 
 
-def _guarded(action: Callable[[], Any], say: dict[str, str]) -> str:
-    """Does it; the message if it failed, else nothing."""
-    try:
-        action()
-    except Exception as error:
-        return _wrong(error, say)
-    return ""
-
-
-def _wrong(error: Exception, say: dict[str, str]) -> str:
-    told = str(error) if isinstance(error, MMInterleavedError) else f"{say['fault']} ({type(error).__name__}: {error})"
-    return f'<p class="wrong" role="alert">{html.escape(told)}</p>'
-
-
-def _result(message: str, *, cleared: bool = False, seed: int | None = None, files: gr.Files | None = None) -> Shown:
-    """Shows the document as it stands now, nothing growing, and a message; `cleared` empties the composer."""
-    others = [gr.skip() if value is None else value for value in (seed, files)]
-    return ("", message, {"text": "", "files": []} if cleared else gr.skip(), time.monotonic_ns(), *others)
-
-
 def _growing(text: str, picture: str) -> Shown:
     """Shows growing words and the picture on the easel; the document above stays as it is."""
     words = f"<p>{html.escape(text.strip())}</p>" if text.strip() else ""
-    return (words + picture, "", *[gr.skip()] * 4)
+    return (gr.skip(), words + picture, "", *[gr.skip()] * 3)
 
 
 def _progress(event: ImageProgress, preview: str, say: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import count, islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -68,6 +69,10 @@ class Session:
         self.document = Document()
         self._draft = _new_draft()
         self._whole = 0
+        self._keys: list[int] = []
+        self._fresh = count()
+        self.changing = threading.RLock()
+        """Held from finding a place by its key until what stands there is changed."""
         self._running: threading.Thread | None = None
         self._stopping = threading.Event()
 
@@ -81,6 +86,23 @@ class Session:
         """Whether the document is being continued."""
         return self._running is not None and self._running.is_alive()
 
+    def keyed(self) -> list[tuple[int, Segment]]:
+        """The segments that no longer grow, each with a key that it keeps when others are added, moved, edited or removed."""
+        with self.changing:
+            whole = self.whole
+            self._keys = [*self._keys, *islice(self._fresh, max(0, len(whole) - len(self._keys)))][: len(whole)]
+            return list(zip(self._keys, whole, strict=True))
+
+    def place(self, key: int) -> int:
+        """Where the segment with this key stands now.
+
+        Raises:
+            DocumentError: it is gone.
+        """
+        if key not in self._keys:
+            raise DocumentError("this paragraph or picture is no longer in the document; choose one that is.")
+        return self._keys.index(key)
+
     def begin(self, start: Path | None) -> None:
         """Starts from a demonstration or a draft, or (None) anew; what stood here is kept.
 
@@ -91,7 +113,7 @@ class Session:
         self._refuse_while_running()
         begun = Document() if start is None else Document.load(start)
         self.keep()
-        self.document, self._draft = begun, _new_draft()
+        self.document, self._draft, self._keys = begun, _new_draft(), []
 
     def begin_hero(self, picture: str | None, name: str, words: tuple[str, str]) -> None:
         """Starts a document about a figure of the user's own.
@@ -130,18 +152,18 @@ class Session:
         before = self.document[index]
         if isinstance(before, Text) and text != before.text.strip():
             blank = before.text[: len(before.text) - len(before.text.lstrip())]
-            self._replace(index, index + 1, Text(blank + text))
+            self.document = Document((*self.document.segments[:index], Text(blank + text), *self.document.segments[index + 1 :]))
 
     def remove(self, index: int) -> None:
         """Takes a segment out."""
         self._refuse_while_running()
-        self._replace(index, index + 1)
+        self._arrange([place for place in range(len(self.document)) if place != index])
 
     def up(self, index: int) -> None:
         """Changes places with the segment before."""
         self._refuse_while_running()
         if index > 0:
-            self._replace(index - 1, index + 1, self.document[index], self.document[index - 1])
+            self._arrange([*range(index - 1), index, index - 1, *range(index + 1, len(self.document))])
 
     def seed_of_next_roll(self, index: int) -> int:
         """The seed after the one that a picture was made with."""
@@ -163,6 +185,7 @@ class Session:
             raise GenerationError("another document is being continued, here or in another tab; stop it, or wait until it is finished.")
         self._stopping.clear()
         self._whole = len(self.document) if until is None else until
+        self._keys = self._keys[: self._whole]
         start = self.document if until is None else Document(self.document.segments[:until])
         told: SimpleQueue[Event | Exception] = SimpleQueue()
         self._running = threading.Thread(target=self._work, args=(start, options, told), daemon=True)
@@ -223,8 +246,11 @@ class Session:
             self.desk.busy.release()
             told.put(last or GenerationError("the continuation ended without a result; continue again."))
 
-    def _replace(self, first: int, last: int, *segments: Segment) -> None:
-        self.document = Document((*self.document.segments[:first], *segments, *self.document.segments[last:]))
+    def _arrange(self, places: list[int]) -> None:
+        """Puts the segments that stand at these places, with their keys, in this order; the others go."""
+        keys = [key for key, _ in self.keyed()]
+        self.document = Document(self.document[place] for place in places)
+        self._keys = [keys[place] for place in places]
 
     def _refuse_while_running(self) -> None:
         if self.running:
