@@ -1,5 +1,7 @@
 """A tiny model that always draws, at a desk of its own."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 from PIL import Image as pillow
@@ -14,12 +16,23 @@ DEMONSTRATIONS = sorted(EXAMPLES.glob("*.md"))
 
 
 class Eager(Model):
-    """Begins every continuation with a picture; `steps` decides how long it takes, `started` tells that it began."""
+    """Begins every continuation with a picture; `steps` decides how long it takes, `begun` is told that the painter works."""
 
     steps = 3
 
-    def stream(self, document, **options):
-        return super().stream(document, **{**options, "force_image": True, "max_tokens": 4, "steps": self.steps, "preview_every": 0})
+    def begun(self):
+        pass
+
+    def stream(self, document, *, stop, **options):
+        asked = count()
+
+        def ask():
+            if next(asked) == 3:
+                self.begun()
+            return stop()
+
+        options |= {"force_image": True, "max_tokens": 4, "steps": self.steps, "preview_every": 0}
+        return super().stream(document, stop=ask, **options)
 
 
 @pytest.fixture(scope="package")

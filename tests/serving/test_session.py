@@ -1,10 +1,11 @@
 """What one tab can do with its document, without the page."""
 
+import threading
+
 import pytest
 
 from mm_interleaved.document import Document, Text
 from mm_interleaved.errors import DocumentError, GenerationError, LayoutError, StorageError
-from mm_interleaved.generation.events import Finished, ImageDone
 from mm_interleaved.serving.labels import LABELS
 from tests.serving.conftest import DEMONSTRATIONS
 
@@ -60,11 +61,10 @@ def test_an_edited_text_is_the_users(session):
     assert session.document[0] == Text("\n\na dog")
 
 
-def test_a_run_makes_the_document_grow_and_keeps_it(session, desk):
+def test_a_continuation_makes_the_document_grow_and_keeps_it(session, desk):
     session.add("draw a cat.", [])
-    *_, finished = session.run(max_images=1)
-    assert isinstance(finished, Finished)
-    assert session.document == finished.document
+    session.start(max_images=1)
+    assert session.wait().document == session.document
     assert len(session.document.images) == 1
     (draft,) = desk.drafts()
     assert Document.load(draft) == session.document
@@ -82,8 +82,17 @@ def test_every_tab_and_every_document_has_a_draft_of_its_own(session, desk):
     session.begin(None)
     session.add("a tree", [])
     desk.leave("one")
-    assert sorted(Document.load(draft)[0].text for draft in desk.drafts()) == ["a cat", "a dog", "a tree"]
-    assert Document.load(desk.drafts()[0])[0].text == "a tree"
+    assert [Document.load(draft)[0].text for draft in desk.drafts()] == ["a tree", "a dog", "a cat"]
+
+
+def test_a_document_that_was_only_looked_at_is_no_draft(session, desk):
+    session.begin(DEMONSTRATIONS[0])
+    session.begin(None)
+    assert desk.drafts() == []
+    session.begin(DEMONSTRATIONS[0])
+    session.add("and a cat", [])
+    session.begin(None)
+    assert len(desk.drafts()) == 1
 
 
 def test_a_hero_is_a_picture_between_words_that_hold_its_name(session, desk, picture):
@@ -104,77 +113,72 @@ def test_a_hero_without_picture_or_name_changes_nothing(given, name, session, pi
 
 def test_a_picture_is_drawn_again_with_the_next_seed_and_what_follows_is_dropped(session):
     session.add("draw a cat.", [])
-    list(session.run(max_images=1, seed=4))
+    session.start(max_images=1, seed=4)
+    session.wait()
     first = session.document.images[0]
     place = session.document.segments.index(first)
-    list(session.run(until=place, max_images=1, seed=session.seed_of_next_roll(place)))
+    session.start(until=place, max_images=1, seed=session.seed_of_next_roll(place))
+    session.wait()
     second = session.document.images[0]
     assert second.generation.seed == 5
     assert second.sha256 != first.sha256
     assert session.document.segments[:place] == (Text("draw a cat."),)
 
 
-def test_words_that_still_grow_are_not_among_the_whole_segments(session, model):
+@pytest.fixture
+def painting(session, model):
+    """A session in the middle of a picture that would take very long."""
     session.add("draw a cat.", [])
-    model.steps = LONG
-    run = session.run(max_images=1)
-    next(run)
-    session.document = Document((*session.document, Text("the", "generated")))
-    assert session.whole == (Text("draw a cat."),)
-    session.stop()
-    *_, finished = run
-    assert session.whole == finished.document.segments
+    model.steps, begun = LONG, threading.Event()
+    model.begun = begun.set
+    session.start(max_images=1)
+    assert begun.wait(60)
+    return session
 
 
-def test_stopping_keeps_what_was_made_and_frees_the_model(session, model):
-    session.add("draw a cat.", [])
-    model.steps = 100_000
-    run = session.run(max_images=1)
-    next(run)
+def test_words_that_still_grow_are_not_among_the_whole_segments(painting):
+    with painting.lock:
+        painting.document = Document((*painting.document, Text("the", "generated")))
+        assert painting.whole == (Text("draw a cat."),)
+    painting.stop()
+    assert painting.whole == painting.wait().document.segments
+
+
+def test_stopping_keeps_what_was_made_and_frees_the_model(painting):
     with pytest.raises(GenerationError, match="stop it first"):
-        session.edit(0, "a dog")
-    session.stop()
-    *_, finished = run
-    assert finished.reason == "stopped"
-    assert session.document == Document(["draw a cat."])
-    session.edit(0, "a dog")
+        painting.edit(0, "a dog")
+    painting.stop()
+    assert painting.wait().reason == "stopped"
+    assert painting.document == Document(["draw a cat."])
+    painting.edit(0, "a dog")
 
 
-def test_only_one_tab_is_continued_at_a_time(session, desk, model):
-    session.add("draw a cat.", [])
-    model.steps = 100_000
-    run = session.run(max_images=1)
-    next(run)
+def test_only_one_tab_is_continued_at_a_time(painting, desk, model):
     other = desk.session("two")
     other.add("a dog", [])
     with pytest.raises(GenerationError, match="other tab"):
-        next(other.run())
+        other.start()
     desk.leave("one")  # the browser goes away in the middle
     model.steps = 1
-    assert any(isinstance(event, ImageDone) for event in other.run(max_images=1))
+    other.start(max_images=1)
+    assert other.wait().document.images
     assert desk.session("one").document == Document()
 
 
-def test_an_abandoned_run_stops(session, desk, model):
-    session.add("draw a cat.", [])
-    model.steps = 100_000
-    run = session.run(max_images=1)
-    next(run)
-    run.close()
-    assert not desk.busy.locked()
-
-
 def test_an_empty_prompt_is_an_error_and_leaves_the_model_free(session, desk):
+    session.start()
     with pytest.raises(LayoutError, match="empty prompt"):
-        list(session.run())
+        session.wait()
+    assert not session.running
     assert not desk.busy.locked()
 
 
 def test_a_prompt_that_is_too_long_keeps_the_document(session):
     session.add("word " * 400, [])
     before = session.document
+    session.start(until=1)
     with pytest.raises(LayoutError, match="at most 256"):
-        list(session.run(until=1))
+        session.wait()
     assert session.document == before
 
 
@@ -193,8 +197,9 @@ def test_a_full_disk_is_an_error_and_the_document_stays(session, desk):
     with pytest.raises(StorageError):
         session.begin(None)  # it could not be kept, so it stays
     assert session.document == Document(["draw a cat."])
+    session.start(max_images=1)
     with pytest.raises(StorageError):
-        list(session.run(max_images=1))
+        session.wait()
     assert len(session.document.images) == 1
     assert not desk.busy.locked()
 

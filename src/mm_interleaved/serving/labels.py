@@ -38,7 +38,6 @@ LABELS: dict[str, dict[Language, str]] = {
     "hero_behind": {"en": "tell a story about {name}.", "zh": "讲一个{name}的故事。"},
     "save": {"en": "Save", "zh": "保存"},
     "print": {"en": "Print", "zh": "打印"},
-    "files": {"en": "Saved files", "zh": "已保存的文件"},
     "paragraph": {"en": "Paragraph", "zh": "段落"},
     "picture": {"en": "Picture", "zh": "图"},
     "reroll": {"en": "Draw again", "zh": "重画"},
@@ -54,6 +53,10 @@ LABELS: dict[str, dict[Language, str]] = {
     "context_full": {"en": "The model can read no more; remove something to go on.", "zh": "模型读不下更多内容；删去一些再继续。"},
     "stopped": {"en": "Stopped. What was made is kept.", "zh": "已停止，已完成的部分都保留。"},
     "unknown": {"en": "Words the model never learnt:", "zh": "模型没学过的词："},
+    "lost": {
+        "en": "The server does not answer. What stands here stays while this tab is open; reload the page to go on from the last draft.",
+        "zh": "服务器没有回应。只要不关闭此标签页，这里的内容就会保留；重新加载页面可从上次的草稿继续。",
+    },
     "fault": {"en": "A fault of this software; the document is kept.", "zh": "软件出错，文档已保留。"},
 }
 

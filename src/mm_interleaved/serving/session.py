@@ -1,31 +1,47 @@
 """One tab of the page: its document and what can be done with it. Knows nothing of the page's form.
 
 The continuation runs in a thread of its own, so that a browser that goes away, or an error, leaves the document as far as it was made
-and the model free. After every run and before every replacement the document is kept as a draft of its own in the output folder, to be
-taken up again.
+and the model free. Everything that a reader sees of it stands in the session, under one lock: whoever shows it looks whenever it likes,
+and what it sees is of one moment. After every run and before every replacement the document is kept as a draft of its own in the output
+folder, to be taken up again.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
+
+import numpy as np
 
 from mm_interleaved.document import Document, Image, Segment, Text
 from mm_interleaved.errors import DocumentError, GenerationError, StorageError
-from mm_interleaved.generation.events import Event, Finished, ImageDone, TextDelta
+from mm_interleaved.generation.events import Event, Finished, ImageDone, ImageProgress, TextDelta
 from mm_interleaved.generation.load import Model
 
 DRAFT = "draft-"
 """Files of kept documents begin so."""
 DRAFTS_OFFERED = 5
 FORMATS = ("html", "md", "json")
+
+
+@dataclass
+class Growing:
+    """What is being made and is not yet a whole segment."""
+
+    text: str = ""
+    """The words behind the last whole segment."""
+    painting: ImageProgress | None = None
+    """The picture on the easel."""
+    preview: Image | None = None
+    """What it looked like last."""
 
 
 class Desk:
@@ -55,10 +71,10 @@ class Desk:
             with suppress(StorageError):
                 session.keep()
 
-    def drafts(self) -> list[Path]:
-        """The documents that were kept last, newest first."""
-        found = [(path.stat().st_mtime, path) for path in self.folder.glob(f"{DRAFT}*.json")]
-        return [path for _, path in sorted(found, reverse=True)[:DRAFTS_OFFERED]]
+    def drafts(self, *, every: bool = False) -> list[Path]:
+        """The documents that were kept, newest first; the last few, or `every` one."""
+        found = [(path.stat().st_mtime_ns, path) for path in self.folder.glob(f"{DRAFT}*.json")]
+        return [path for _, path in sorted(found, reverse=True)[: None if every else DRAFTS_OFFERED]]
 
 
 class Session:
@@ -67,13 +83,20 @@ class Session:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.document = Document()
+        self.growing: Growing | None = None
+        """What the running continuation makes; None before its first word or step, and when nothing runs."""
+        self.outcome: Finished | Exception | None = None
+        """How the last continuation ended; None while one runs."""
+        self.running = False
+        """Whether the document is being continued."""
+        self.lock = threading.RLock()
+        """Held while anything here is changed, and by whoever looks at more than one thing."""
         self._draft = _new_draft()
+        self._kept = Document()
         self._whole = 0
         self._keys: list[int] = []
         self._fresh = count()
-        self.changing = threading.RLock()
-        """Held from finding a place by its key until what stands there is changed."""
-        self._running: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
         self._stopping = threading.Event()
 
     @property
@@ -81,14 +104,9 @@ class Session:
         """The segments that no longer grow."""
         return self.document.segments[: self._whole] if self.running else self.document.segments
 
-    @property
-    def running(self) -> bool:
-        """Whether the document is being continued."""
-        return self._running is not None and self._running.is_alive()
-
     def keyed(self) -> list[tuple[int, Segment]]:
         """The segments that no longer grow, each with a key that it keeps when others are added, moved, edited or removed."""
-        with self.changing:
+        with self.lock:
             whole = self.whole
             self._keys = [*self._keys, *islice(self._fresh, max(0, len(whole) - len(self._keys)))][: len(whole)]
             return list(zip(self._keys, whole, strict=True))
@@ -113,7 +131,7 @@ class Session:
         self._refuse_while_running()
         begun = Document() if start is None else Document.load(start)
         self.keep()
-        self.document, self._draft, self._keys = begun, _new_draft(), []
+        self.document, self._draft, self._keys, self._kept = begun, _new_draft(), [], begun
 
     def begin_hero(self, picture: str | None, name: str, words: tuple[str, str]) -> None:
         """Starts a document about a figure of the user's own.
@@ -171,41 +189,44 @@ class Session:
         made = segment.generation if isinstance(segment, Image) else None
         return 0 if made is None else made.seed + 1
 
-    def run(self, *, until: int | None = None, **options: Any) -> Iterator[Event]:
-        """Continues the document; every event comes when it happens, the last is `Finished`.
+    def start(self, *, until: int | None = None, **options: Any) -> None:
+        """Begins to continue the document; `growing`, then `outcome`, tell how it goes.
 
         Args:
             until: only the segments before this one stay; the rest is dropped when the continuation has begun.
             **options: fields of `generation.options.Options`.
 
         Raises:
-            GenerationError: another tab is being continued; and all errors of `stream`. The document so far is kept.
+            GenerationError: a document is being continued, here or in another tab.
         """
         if not self.desk.busy.acquire(blocking=False):
             raise GenerationError("another document is being continued, here or in another tab; stop it, or wait until it is finished.")
-        self._stopping.clear()
-        self._whole = len(self.document) if until is None else until
-        self._keys = self._keys[: self._whole]
-        start = self.document if until is None else Document(self.document.segments[:until])
-        told: SimpleQueue[Event | Exception] = SimpleQueue()
-        self._running = threading.Thread(target=self._work, args=(start, options, told), daemon=True)
-        self._running.start()
-        try:
-            while True:
-                event = told.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self.stop()  # also when nobody asks for the next event any more
+        with self.lock:
+            self._stopping.clear()
+            self._whole = len(self.document) if until is None else until
+            self._keys = self._keys[: self._whole]
+            self.running, self.growing, self.outcome = True, None, None
+            start = Document(self.document.segments[: self._whole])
+            self._worker = threading.Thread(target=self._work, args=(start, options), daemon=True)
+            self._worker.start()
+
+    def wait(self) -> Finished:
+        """Waits until the continuation has ended.
+
+        Raises:
+            Exception: what it ended with. The document so far is kept.
+        """
+        if self._worker is not None:
+            self._worker.join()
+        if not isinstance(self.outcome, Finished):
+            raise self.outcome or GenerationError("nothing was continued; continue first.")
+        return self.outcome
 
     def stop(self) -> None:
-        """Ends the continuation after its present token or step and waits until the document is whole."""
+        """Ends the continuation after its present token or step and waits until the document is whole. Not under the lock."""
         self._stopping.set()
-        if self._running is not None and self._running is not threading.current_thread():
-            self._running.join()
+        if self._worker is not None:
+            self._worker.join()
 
     def save(self) -> list[Path]:
         """Writes the document into the output folder in every format; gives the files.
@@ -222,29 +243,42 @@ class Session:
         Raises:
             StorageError: it cannot be written.
         """
-        if len(self.document):
-            self.document.save(self.desk.folder / self._draft)
+        with self.lock:
+            if self.document in (Document(), self._kept):
+                return
+            path = self.document.save(self.desk.folder / self._draft)
+            os.utime(path, ns=(time.time_ns(),) * 2)  # the file system's own clock is too coarse to order drafts by
+            self._kept = self.document
 
-    def _work(self, start: Document, options: dict[str, Any], told: SimpleQueue[Event | Exception]) -> None:
-        last: Event | Exception | None = None
+    def _work(self, start: Document, options: dict[str, Any]) -> None:
+        outcome: Finished | Exception = GenerationError("the continuation ended without a result; continue again.")
         try:
             run = self.desk.model.stream(start, stop=self._stopping.is_set, **options)
             for event in run:
-                if isinstance(event, TextDelta | ImageDone | Finished):
-                    self.document = run.document
-                if isinstance(event, ImageDone):
-                    self._whole = len(run.document)
+                with self.lock:
+                    self._take(event, run.document)
                 if isinstance(event, Finished):
-                    last = event
-                else:
-                    told.put(event)
+                    outcome = event
             self.keep()
-        except Exception as error:  # handed to whoever reads the events, with its cause
-            last = error
+        except Exception as error:  # told by whoever shows the session, or raised by `wait`
+            outcome = error
         finally:
-            self._whole = len(self.document)
-            self.desk.busy.release()
-            told.put(last or GenerationError("the continuation ended without a result; continue again."))
+            with self.lock:
+                self.desk.busy.release()
+                self.running, self.growing, self.outcome = False, None, outcome
+
+    def _take(self, event: Event, document: Document) -> None:
+        """Puts what has happened where it is seen."""
+        growing = self.growing = self.growing or Growing()
+        if not isinstance(event, ImageProgress):
+            self.document = document
+        if isinstance(event, TextDelta):
+            growing.text += event.text
+        elif isinstance(event, ImageProgress):
+            growing.painting = event
+            growing.preview = growing.preview if event.preview is None else Image.from_array(np.asarray(event.preview))
+        elif isinstance(event, ImageDone):
+            self.growing, self._whole = Growing(), len(document)
 
     def _arrange(self, places: list[int]) -> None:
         """Puts the segments that stand at these places, with their keys, in this order; the others go."""
