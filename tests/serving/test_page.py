@@ -213,6 +213,33 @@ def test_what_is_clicked_and_typed_before_the_page_is_redrawn_meets_the_segment_
     tab.until(lambda: [text.text.strip() for text in session.document.texts] == ["a red car", "a tree"])
 
 
+def test_the_caret_stays_in_its_paragraph_when_another_is_removed(tab, desk):
+    for words in ("a cat", "a dog", "a tree"):
+        tab.write(words)
+        tab.click("#add")
+        tab.until(lambda words=words: tab.texts()[-1:] == [words])
+    tab.page.locator(".segment textarea").nth(1).press("End")
+    tab.page.locator(".segment").first.locator("[data-act=remove]").evaluate("(button) => button.click()")
+    tab.until(lambda: tab.texts() == ["a dog", "a tree"])
+    tab.page.keyboard.type("house")
+    (session,) = desk.sessions.values()
+    tab.until(lambda: [text.text.strip() for text in session.document.texts] == ["a doghouse", "a tree"])
+
+
+def test_what_was_composed_is_taken_once_by_two_clicks_and_an_edit_before_a_click_counts(tab, model, desk):
+    tab.write("a cat")
+    tab.click("#add")
+    tab.click("#continue")
+    tab.until(lambda: len(tab.pictures(".made img")) >= 1)
+    tab.finished()
+    assert tab.texts().count("a cat") == 1
+    tab.page.locator(".segment textarea").first.fill("a red cat")
+    tab.click("#continue")
+    tab.until(lambda: len(tab.pictures(".made img")) >= 2)
+    (session,) = desk.sessions.values()
+    assert session.document[0].text == "a red cat"
+
+
 def test_words_typed_while_the_model_works_are_kept_until_it_is_done(tab, model, desk):
     model.steps = LONG
     tab.write("a cat")

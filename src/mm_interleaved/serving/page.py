@@ -145,23 +145,25 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
         labels: dict[str, Any] = {"language": tongue, "hero": hero, "hero_name": name, "settings": settings, **settable}
         options = f"{{ options: page.options({list(settable)}, values) }}"
         page.load(shown, tongue, [start, document, live, status], show_progress="hidden", concurrency_limit=None)
-        # Only JavaScript from here on: see `page.js`.
-        go.click(
-            None, [composer, *settable.values()], composer, js=f"(composed, ...values) => page.compose('continue', composed, {options})"
-        )
-        add.click(None, composer, composer, js="(composed) => page.compose('add', composed)")
-        tell.click(
-            None,
-            [composer, name, *settable.values()],
-            composer,
-            js=f"(composed, name, ...values) => page.compose('hero', composed, {{ name, ...{options} }})",
-        )
-        document.submit(None, composer, composer, js="(composed) => page.refused(composed)")
-        document.click(None, list(settable.values()), None, js=f"(...values) => page.again({options})")
-        stop.click(None, js="() => page.ask('stop')")
-        save.click(None, js="() => page.ask('save')")
-        start.input(None, start, None, js="(start) => page.ask('begin', { start })")
-        printed.click(None, js="() => window.print()")
+        # What is done goes through `page.js`; Gradio only gathers what stands in its components.
+        values = list(settable.values())
+        for source, inputs, output, js in (
+            (go.click, [composer, *values], composer, f"(made, ...values) => page.compose('continue', made, {options})"),
+            (add.click, composer, composer, "(made) => page.compose('add', made)"),
+            (
+                tell.click,
+                [composer, name, *values],
+                composer,
+                f"(made, name, ...values) => page.compose('hero', made, {{ name, ...{options} }})",
+            ),
+            (document.submit, composer, composer, "(made) => page.refused(made)"),
+            (document.click, values, None, f"(...values) => page.again({options})"),
+            (stop.click, None, None, "() => { page.ask('stop'); }"),
+            (save.click, None, None, "() => { page.ask('save'); }"),
+            (start.input, start, None, "(start) => { page.ask('begin', { start }); }"),
+            (printed.click, None, None, "() => window.print()"),
+        ):
+            source(None, inputs, output, js=js)
         renamed = [head, start, hero_hint, composer, *buttons.values(), *labels.values()]
         tongue.change(relabelled, tongue, renamed, queue=False, show_progress="hidden")
         page.unload(left)
