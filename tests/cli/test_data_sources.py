@@ -4,7 +4,10 @@ import json
 
 import pytest
 import yaml
+from PIL import Image
 
+from mm_interleaved.data.playground.pack import Pack
+from mm_interleaved.data.playground.scene import Item, Scene, compose
 from mm_interleaved.generation.load import BOX
 from tests.cli.conftest import assert_user_error, result_of
 from tests.data.sources.conftest import lines, picture_bytes
@@ -77,8 +80,10 @@ def test_a_recipe_without_sources_is_refused(mmi, recipe):
 @pytest.fixture
 def questions(tmp_path, model):
     """A recipe of questions about four pictures, one of which is a web page."""
+    pack = Pack.load()
     for number in range(3):
-        (tmp_path / f"{number}.jpg").write_bytes(picture_bytes(80 * number, "JPEG", size=(80, 80)))
+        drawing = Item(thing=5 * number, style=number, centre_x=0.5, centre_y=0.5, size=0.7)
+        Image.fromarray(compose(Scene(ground=number, items=(drawing,)), pack, 224)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "3.jpg").write_bytes(b"<html>")
     asked = [{"image_id": f"{number}", "question": f"Q{number}?", "answers": ["cat"]} for number in range(4)]
     (tmp_path / "train.json").write_text(json.dumps({"data": asked}))

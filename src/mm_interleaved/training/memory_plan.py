@@ -22,6 +22,8 @@ from mm_interleaved.training.optim import freeze, trained_patterns
 from mm_interleaved.training.parts import TrainedNames, in_precision
 from mm_interleaved.training.recipe import Recipe, read_model_config
 
+STEPS_LOOKED_AT = 3
+"""Steps whose largest batch is planned: tasks of a mixture differ in their pictures."""
 MOMENTS_BYTES, AVERAGE_BYTES = 8, 4
 """Of one trained number in float32: AdamW's two averages, and the running average of weights."""
 
@@ -78,10 +80,12 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
     freeze(TrainedNames(objective), trained_patterns(recipe, heads=hasattr(objective, "heads")))
 
     share = -(-recipe.training.batch_size // (processes * recipe.training.accumulation))
-    prepared = objective.prepare(corpus, range(share)).to(device)
-    if precision == "float64":
-        prepared = in_precision(prepared, torch.float64)
-    kept = _kept_for_backward(objective, prepared, precision, device)
+    kept = 0
+    for step in range(min(STEPS_LOOKED_AT, recipe.training.steps)):
+        prepared = objective.prepare(corpus, range(step * share, (step + 1) * share)).to(device)
+        if precision == "float64":
+            prepared = in_precision(prepared, torch.float64)
+        kept = max(kept, _kept_for_backward(objective, prepared, precision, device))
     found = _counted(objective, kept)
     if recipe.training.engine == "fsdp2" and processes > 1:
         divided = {name: -(-getattr(found, name) // processes) for name in ("weights", "gradients", "moments", "average")}

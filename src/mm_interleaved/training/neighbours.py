@@ -26,7 +26,7 @@ TOGETHER = 32
 
 
 def embed_by_model(folder: Path) -> Embed:
-    """Means of the picture tokens of a model of ours.
+    """Means of the coarsest feature map of a model of ours; picture tokens may be alike where all is read from the maps.
 
     Raises:
         CheckpointError: the folder holds none.
@@ -37,7 +37,7 @@ def embed_by_model(folder: Path) -> Embed:
     @torch.no_grad()
     def embed(images: Sequence[Image]) -> Float[np.ndarray, "I D"]:
         pixels = stack_pixels([image.array() for image in images], side)
-        return model.visual_tokenizer(pixels).tokens.mean(dim=1).numpy()
+        return model.visual_tokenizer(pixels).maps[-1].mean(dim=(2, 3)).numpy()
 
     return embed
 
