@@ -27,7 +27,7 @@ from recompute import Recomputed
 
 from mm_interleaved.document import Pixels
 from mm_interleaved.generation.events import ImageDone, ImageProgress
-from mm_interleaved.generation.load import Model
+from mm_interleaved.generation.load import Model, choose_fast_forms
 
 GUIDANCE = 7.5
 
@@ -79,7 +79,7 @@ def four_pictures(words: int, steps: int, quick_steps: int, sampler: str) -> Non
         }
     )
     model.network.to(torch.bfloat16).image_decoder.vae.float()
-    model.network.image_decoder.choose_attention("cpu", backward=False)
+    choose_fast_forms(model.network)
     ours(model, words=2, pictures=1, steps=2, sampler=sampler)
     seconds, _ = timed(lambda: ours(model, words=words, pictures=4, steps=quick_steps, sampler=sampler))
     better = {"sampler": sampler, "path_steps": quick_steps, "dtype": "bfloat16"}

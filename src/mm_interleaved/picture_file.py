@@ -1,6 +1,8 @@
 """Picture files of any kind become pixels here, completely checked: after this, nothing about a picture can fail. Floor 0: no torch."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -70,13 +72,8 @@ def size_of(encoded: bytes, where: str) -> tuple[int, int]:
     Raises:
         DocumentError: it has no such head, or more than `MAX_PIXELS`.
     """
-    try:
-        with pillow.open(io.BytesIO(encoded), formats=READ_FORMATS) as picture:
-            width, height = picture.size
-    except Exception as error:  # as in decode
-        raise DocumentError(f"{where}: expected {READABLE}, got {_looks_like(encoded)}") from error
-    check_pixel_count(width, height, where)
-    return width, height
+    with _opened(encoded, where) as picture:
+        return picture.size
 
 
 def decode(encoded: bytes, where: str) -> tuple[Pixels, str]:
@@ -85,14 +82,20 @@ def decode(encoded: bytes, where: str) -> tuple[Pixels, str]:
     Raises:
         DocumentError: whatever Pillow had against the bytes.
     """
+    with _opened(encoded, where) as picture:
+        media_type = MEDIA_TYPES[str(picture.format)]
+        return _to_rgb(picture), media_type
+
+
+@contextmanager
+def _opened(encoded: bytes, where: str) -> Iterator[pillow.Image]:
+    """An encoded picture of a size that is read; whatever Pillow has against the bytes, now or while it is used, is a DocumentError."""
     if not encoded:
         raise DocumentError(f"{where}: expected {READABLE}, got a file of zero bytes; write or copy it again.")
     try:
         with pillow.open(io.BytesIO(encoded), formats=READ_FORMATS) as picture:
-            width, height = picture.size
-            check_pixel_count(width, height, where)
-            media_type = MEDIA_TYPES[str(picture.format)]
-            return _to_rgb(picture), media_type
+            check_pixel_count(*picture.size, where)
+            yield picture
     except DocumentError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:

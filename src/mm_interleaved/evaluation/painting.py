@@ -205,25 +205,22 @@ def _clip_score(painted: Painted) -> Iterator[Row]:
 def _miou(painted: Painted) -> Iterator[Row]:
     segmenter = painted.instruments.segmenter
     assert segmenter is not None
-    made: list[np.ndarray] = []
-    other: list[np.ndarray] = []
-    true: list[np.ndarray] = []
     count = len(painted.items)
+    painters = {"score": 0, "blind": 1} if painted.blind and count > 1 else {"score": 0}  # whose pictures stand in an item's place
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*painters, "ceiling")}
     for place, item in enumerate(painted.items):
         # The model reads the middle square of a map, so that square is what it paints.
         labels = _middle(labels_of(item.prompt().images[0].array()))
         side = len(labels)
         (photo,) = painted.true(place)
-        true.append(overlaps(segmenter.labels(to_square(photo.array(), min(photo.size)), side), labels, CLASSES))
-        for kept, painter in ((made, place), (other, (place + 1) % count)):
+        parts["ceiling"].append(overlaps(segmenter.labels(to_square(photo.array(), min(photo.size)), side), labels, CLASSES))
+        for name, away in painters.items():
             # A picture that was not painted shows nothing: label 0 is no class, and all of the true ones are missed.
-            seen = [segmenter.labels(image.array(), side) for image in painted.made(painter)] or [np.zeros_like(labels)]
-            kept.append(overlaps(seen[0], labels, CLASSES))
-    parts = {"score": np.stack(made), "blind": np.stack(other), "ceiling": np.stack(true)}
-    if not painted.blind or count < 2:
-        del parts["blind"]
-    low, high = resampled(parts["score"], mean_overlap, painted.seed)
-    yield {"metric": "miou", "low": low, "high": high, **{name: mean_overlap(found.sum(0)) for name, found in parts.items()}}
+            made = painted.made((place + away) % count)
+            seen = segmenter.labels(made[0].array(), side) if made else np.zeros_like(labels)
+            parts[name].append(overlaps(seen, labels, CLASSES))
+    low, high = resampled(np.stack(parts["score"]), mean_overlap, painted.seed)
+    yield {"metric": "miou", "low": low, "high": high, **{name: mean_overlap(np.sum(found, 0)) for name, found in parts.items()}}
 
 
 def _middle(labels: np.ndarray) -> np.ndarray:

@@ -138,7 +138,7 @@ class DataRecipe(_Section):
     teach where its document ends."""
     painted: float = Field(1.0, ge=0, le=1)
     """Share of samples whose pictures are painted where they are to be; those of the others are only read. To paint is the dearest part
-    of a sample, so a run that is to learn words paints none or few; with few the image decoder may be lost (docs/log.md)."""
+    of a sample, so a run that is to learn words paints none or few."""
 
     @model_validator(mode="after")
     def _some_task(self) -> DataRecipe:
