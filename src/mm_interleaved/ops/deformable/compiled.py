@@ -22,6 +22,8 @@ from mm_interleaved.ops.deformable.registered import as_it_lies, misplaced, oper
 
 WORTH_A_THREAD = 2**20
 """Multiplications below which a second thread costs more than it saves (one decoding step has 0.4 million)."""
+MOST_LANES = 64
+"""Numbers of a head that the loops take at a time."""
 
 
 def unsupported(values: Tensor) -> str | None:
@@ -68,8 +70,8 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
         factors, pitch = factors.contiguous(), factors.shape[3]
     # Numbers between two heads, such as the share of a sink, are passed over where they lie.
     packed = factors.as_strided((max(0, (factors.shape[:3].numel() - 1) * pitch + factors.shape[3]),), (1,))
-    levels, points, one = _arrays(sides, points_xy, numeric)
-    arrays = (_flat(table), table.stride()[:3], levels, points, packed.numpy(), pitch, one, result.numpy())
+    levels, points = _arrays(sides, points_xy, numeric)
+    arrays = (_flat(table), table.stride()[:3], levels, points, packed.numpy(), pitch, _unit(values.shape[3], numeric), result.numpy())
     _share_out(_kernels().forward, arrays, pairs=result.shape[0] * result.shape[2], work=4 * weights.numel() * values.shape[3])
     return result.to(values.dtype)
 
@@ -83,9 +85,9 @@ def _backward(
     found_values = torch.zeros_like(table) if to_values else table.new_empty(0)
     found_points = torch.zeros(points_xy.shape, dtype=numeric)
     found_weights = torch.empty(weights.shape, dtype=numeric)
-    levels, points, one = _arrays(sides, points_xy, numeric)
+    levels, points = _arrays(sides, points_xy, numeric)
     factors = weights.to(numeric).contiguous().numpy()
-    given = (_flat(table), table.stride()[:3], levels, points, factors, one, gradient.numpy())
+    given = (_flat(table), table.stride()[:3], levels, points, factors, _unit(values.shape[3], numeric), gradient.numpy())
     found = (_flat(found_values), found_points.numpy(), found_weights.numpy())
     pairs = gradient.shape[0] * gradient.shape[2]
     _share_out(_kernels().backward, (*given, *found), pairs=pairs, work=12 * weights.numel() * values.shape[3])
@@ -99,12 +101,16 @@ def _flat(table: Tensor) -> Any:
     return table.as_strided((table.numel(),), (1,)).numpy()  # as it lies in memory, whichever axis comes first
 
 
-def _arrays(sides: Sequence[int], points_xy: Tensor, numeric: torch.dtype) -> tuple[Any, Any, Any]:
+def _arrays(sides: Sequence[int], points_xy: Tensor, numeric: torch.dtype) -> tuple[Any, Any]:
     shapes = torch.tensor(sides, dtype=torch.int64).view(-1, 2)
     areas = shapes.prod(dim=1)
     levels = torch.cat([shapes, (areas.cumsum(0) - areas)[:, None]], dim=1)
-    one = torch.ones((), dtype=numeric).numpy()[()]
-    return levels.numpy(), points_xy.to(numeric).contiguous().numpy(), one
+    return levels.numpy(), points_xy.to(numeric).contiguous().numpy()
+
+
+def _unit(width: int, numeric: torch.dtype) -> tuple[Any, ...]:
+    # Ones, as many as the loops take at a time: the largest power of two that divides a head, four registers of 16 numbers at most.
+    return (torch.ones((), dtype=numeric).numpy()[()],) * min(width & -width, MOST_LANES)
 
 
 def _share_out(kernel: Callable[..., None], arrays: tuple[Any, ...], *, pairs: int, work: int) -> None:

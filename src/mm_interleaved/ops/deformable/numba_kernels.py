@@ -1,11 +1,12 @@
 """The compiled loops of `compiled.py`: one (row, head) after the other, every point's four cells added straight into the result.
 
-Nothing is written down but the result: no index, no tap weight, no copy of the table. Imported only where numba is installed; numba
-brings its own code generator, so that the user's machine needs no compiler. Each function is compiled at its first call per dtype
-(seconds) and kept on disk for later processes where the disk allows it.
+Nothing large is written down but the result: no index, no copy of the table. Imported only where numba is installed; numba brings its
+own code generator, so that the user's machine needs no compiler. Each function is compiled at its first call per dtype and number of
+lanes (seconds) and kept on disk for later processes where the disk allows it.
 
-What keeps the inner loops vectorised: rows are taken as slices (an index that could be negative is checked at every element), and
-`one` carries the dtype of the arithmetic (`1 - x` of a float32 would be a float64).
+What keeps the loops fast: a head's numbers are taken as vectors (`numba_lanes`), the cells of some queries' points are found together
+and without a branch, so that the compiler vectorises that too, and `unit` carries the dtype of the arithmetic (`1 - x` of a float32 would
+be a float64).
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 from numpy.typing import NDArray
 
+from mm_interleaved.ops.deformable.numba_lanes import add_product, add_scaled, load, store, summed, zeros
+
 Array = NDArray[Any]
+
+TOGETHER = 256
+"""Points whose cells are found together: as many as fit into the innermost cache beside the cells themselves."""
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,18 +36,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(**options)(function)
 
 
-def _wide(stored: Any) -> Any:
-    """A stored number as the arithmetic takes it; bfloat16 comes as its sixteen bits, the upper half of a float32."""
-    raise NotImplementedError
-
-
-@overload(_wide, inline="always", strict=False)
-def _wide_overload(stored: Any) -> Any:
-    if isinstance(stored, types.Integer):
-        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
-    return lambda stored: stored
-
-
 @_compiled
 def forward(
     table: Array,
@@ -51,7 +44,7 @@ def forward(
     points: Array,
     weights: Array,
     pitch: int,
-    one: Any,
+    unit: tuple[Any, ...],
     result: Array,
     begin: int,
     end: int,
@@ -64,7 +57,7 @@ def forward(
         levels: `L 3`: height, width and first cell of each level.
         points: `B Q H G P 2`, fractions.
         weights: `B Q H L*P`, flat, with `pitch` numbers from one head to the next.
-        one: the number 1 in the dtype of points, weights and result.
+        unit: ones in the dtype of points, weights and result, as many as numbers are taken at a time; divides D.
         result: `B Q H D`.
     """
     queries, heads, width = result.shape[1], result.shape[2], result.shape[3]
@@ -72,48 +65,42 @@ def forward(
     count, per_level = levels.shape[0], points.shape[4]
     share = count // max(1, points.shape[3])
     used = count * per_level
-    padded = used + used % 2  # two points at a time below; the last one of an odd number meets a weight of 0
-    sizes = np.empty((3, used), np.int32)
+    together = max(1, min(queries, TOGETHER // max(1, used)))
+    sizes = np.empty((3, together, used), np.int32)
     for level in range(count):
-        sizes[:, level * per_level : (level + 1) * per_level] = levels[level].reshape(3, 1)
-    rows, columns, first = sizes[0], sizes[1], sizes[2]
-    x, y = np.empty(used, result.dtype), np.empty(used, result.dtype)
-    places = np.zeros((4, padded), np.int32)
-    shares = np.zeros((4, padded), result.dtype)
-    total = np.empty(width, result.dtype)
+        sizes[:, :, level * per_level : (level + 1) * per_level] = levels[level].reshape(3, 1, 1)
+    rows, columns, first = sizes[0].ravel(), sizes[1].ravel(), sizes[2].ravel()
+    x, y, factors = np.empty(len(rows), result.dtype), np.empty(len(rows), result.dtype), np.empty(len(rows), result.dtype)
+    places, shares = np.empty((4, len(rows)), np.int32), np.empty((4, len(rows)), result.dtype)
+    cell_a, cell_b, cell_c, cell_d = places[0], places[1], places[2], places[3]
+    share_a, share_b, share_c, share_d = shares[0], shares[1], shares[2], shares[3]
+    flat = result.reshape(-1)
     for pair in range(begin, end):
         row, head = pair // heads, pair % heads
         base = row * row_step + head * head_step
-        for query in range(queries):
-            for level in range(count):
-                found = points[row, query, head, level // share]
-                across, down = x[level * per_level :], y[level * per_level :]
-                for point in range(per_level):
-                    across[point], down[point] = found[point, 0], found[point, 1]
-            start = ((row * queries + query) * heads + head) * pitch
-            _four_cells(x, y, weights[start : start + used], rows, columns, first, one, places, shares)
-            total[:] = 0
-            for point in range(0, padded, 2):
-                a, b, c, d = shares[0, point], shares[1, point], shares[2, point], shares[3, point]
-                e, f, g, h = shares[0, point + 1], shares[1, point + 1], shares[2, point + 1], shares[3, point + 1]
-                cell_a = _cell(table, base + places[0, point] * stride, width)
-                cell_b = _cell(table, base + places[1, point] * stride, width)
-                cell_c = _cell(table, base + places[2, point] * stride, width)
-                cell_d = _cell(table, base + places[3, point] * stride, width)
-                cell_e = _cell(table, base + places[0, point + 1] * stride, width)
-                cell_f = _cell(table, base + places[1, point + 1] * stride, width)
-                cell_g = _cell(table, base + places[2, point + 1] * stride, width)
-                cell_h = _cell(table, base + places[3, point + 1] * stride, width)
-                for i in range(width):
-                    total[i] += (a * _wide(cell_a[i]) + b * _wide(cell_b[i]) + (c * _wide(cell_c[i]) + d * _wide(cell_d[i]))) + (
-                        e * _wide(cell_e[i]) + f * _wide(cell_f[i]) + (g * _wide(cell_g[i]) + h * _wide(cell_h[i]))
-                    )
-            result[row, query, head] = total
-
-
-@_compiled
-def _cell(table: Array, begin: int, width: int) -> Array:
-    return table[begin : begin + width]
+        for query in range(0, queries, together):
+            wanted = min(together, queries - query)
+            for one in range(wanted):
+                start = ((row * queries + query + one) * heads + head) * pitch
+                factors[one * used : (one + 1) * used] = weights[start : start + used]
+                for level in range(count):
+                    found = points[row, query + one, head, level // share]
+                    at = one * used + level * per_level
+                    across, down = x[at : at + per_level], y[at : at + per_level]
+                    for point in range(per_level):
+                        across[point], down[point] = found[point, 0], found[point, 1]
+            _four_cells(x[: wanted * used], y, factors, rows, columns, first, unit[0], places, shares)
+            for one in range(wanted):
+                target = ((row * queries + query + one) * heads + head) * width
+                for lane in range(0, width, len(unit)):
+                    a, b, c, d = zeros(unit), zeros(unit), zeros(unit), zeros(unit)
+                    for k in range(one * used, (one + 1) * used):
+                        a = add_scaled(a, share_a[k], load(table, base + cell_a[k] * stride + lane, unit))
+                        b = add_scaled(b, share_b[k], load(table, base + cell_b[k] * stride + lane, unit))
+                        c = add_scaled(c, share_c[k], load(table, base + cell_c[k] * stride + lane, unit))
+                        d = add_scaled(d, share_d[k], load(table, base + cell_d[k] * stride + lane, unit))
+                    a, c = add_scaled(a, unit[0], b), add_scaled(c, unit[0], d)
+                    store(flat, target + lane, add_scaled(a, unit[0], c))
 
 
 @_compiled
@@ -165,7 +152,7 @@ def backward(
     levels: Array,
     points: Array,
     weights: Array,
-    one: Any,
+    unit: tuple[Any, ...],
     gradient: Array,
     to_table: Array,
     to_points: Array,
@@ -185,14 +172,16 @@ def backward(
     row_step, stride, head_step = steps
     count, per_level = levels.shape[0], points.shape[4]
     share = count // max(1, points.shape[3])
+    one = unit[0]
     half, zero = one / (one + one), one - one
+    flat = gradient.reshape(-1)
     for pair in range(begin, end):
         row, head = pair // heads, pair % heads
         base = row * row_step + head * head_step
         for query in range(queries):
-            wanted = gradient[row, query, head]
+            wanted = ((row * queries + query) * heads + head) * width
             for level in range(count):
-                rows, columns = levels[level, 0], levels[level, 1]
+                rows, columns, first = levels[level, 0], levels[level, 1], levels[level, 2]
                 scale_y, scale_x = one * rows, one * columns
                 for point in range(per_level):
                     x = points[row, query, head, level // share, point, 0] * scale_x - half
@@ -205,46 +194,34 @@ def backward(
                     right_share, lower_share = x - floor_x, y - floor_y
                     left_share, upper_share = one - right_share, one - lower_share
                     weight = weights[row, query, head, level, point]
-                    first = base + (levels[level, 2] + top * columns + left) * stride
+                    # A cell outside its level stands for its neighbour inside and counts 0.
+                    in_left, in_right = one if left >= 0 else zero, one if left + 1 < columns else zero
+                    in_top, in_bottom = one if top >= 0 else zero, one if top + 1 < rows else zero
+                    from_left, from_right = max(left, 0) * stride, min(left + 1, columns - 1) * stride
+                    above = base + (first + max(top, 0) * columns) * stride
+                    below = base + (first + min(top + 1, rows - 1) * columns) * stride
+                    upper_left, upper_right, lower_left, lower_right = (
+                        above + from_left,
+                        above + from_right,
+                        below + from_left,
+                        below + from_right,
+                    )
                     # What each of the four cells would add to the loss.
-                    a, b, c, d = zero, zero, zero, zero
-                    if left >= 0 and top >= 0 and left + 1 < columns and top + 1 < rows:
-                        below = first + columns * stride
-                        upper_left = table[first : first + width]
-                        upper_right = table[first + stride : first + stride + width]
-                        lower_left = table[below : below + width]
-                        lower_right = table[below + stride : below + stride + width]
-                        for i in range(width):
-                            a += wanted[i] * upper_left[i]
-                            b += wanted[i] * upper_right[i]
-                            c += wanted[i] * lower_left[i]
-                            d += wanted[i] * lower_right[i]
+                    sum_a, sum_b, sum_c, sum_d = zeros(unit), zeros(unit), zeros(unit), zeros(unit)
+                    for lane in range(0, width, len(unit)):
+                        asked = load(flat, wanted + lane, unit)
+                        sum_a = add_product(sum_a, asked, load(table, upper_left + lane, unit))
+                        sum_b = add_product(sum_b, asked, load(table, upper_right + lane, unit))
+                        sum_c = add_product(sum_c, asked, load(table, lower_left + lane, unit))
+                        sum_d = add_product(sum_d, asked, load(table, lower_right + lane, unit))
                         if to_table.shape[0]:
-                            _add(to_table[first : first + width], weight * upper_share * left_share, wanted)
-                            _add(to_table[first + stride : first + stride + width], weight * upper_share * right_share, wanted)
-                            _add(to_table[below : below + width], weight * lower_share * left_share, wanted)
-                            _add(to_table[below + stride : below + stride + width], weight * lower_share * right_share, wanted)
-                    else:
-                        for corner in range(4):
-                            step_x, step_y = corner % 2, corner // 2
-                            if not (0 <= left + step_x < columns and 0 <= top + step_y < rows):
-                                continue
-                            place = first + (step_y * columns + step_x) * stride
-                            cell = table[place : place + width]
-                            product = zero
-                            for i in range(width):
-                                product += wanted[i] * cell[i]
-                            if corner == 0:
-                                a = product
-                            elif corner == 1:
-                                b = product
-                            elif corner == 2:
-                                c = product
-                            else:
-                                d = product
-                            if to_table.shape[0]:
-                                part = (lower_share if step_y else upper_share) * (right_share if step_x else left_share)
-                                _add(to_table[place : place + width], weight * part, wanted)
+                            upper, lower = weight * in_top * upper_share, weight * in_bottom * lower_share
+                            _add(to_table, upper_left + lane, upper * in_left * left_share, asked, unit)
+                            _add(to_table, upper_right + lane, upper * in_right * right_share, asked, unit)
+                            _add(to_table, lower_left + lane, lower * in_left * left_share, asked, unit)
+                            _add(to_table, lower_right + lane, lower * in_right * right_share, asked, unit)
+                    a, b = in_top * in_left * summed(sum_a), in_top * in_right * summed(sum_b)
+                    c, d = in_bottom * in_left * summed(sum_c), in_bottom * in_right * summed(sum_d)
                     to_weights[row, query, head, level, point] = upper_share * (left_share * a + right_share * b) + lower_share * (
                         left_share * c + right_share * d
                     )
@@ -257,6 +234,5 @@ def backward(
 
 
 @_compiled
-def _add(target: Array, factor: Any, source: Array) -> None:
-    for i in range(target.shape[0]):
-        target[i] += factor * source[i]
+def _add(target: Array, at: int, factor: Any, lanes: Any, unit: tuple[Any, ...]) -> None:
+    store(target, at, add_scaled(load(target, at, unit), factor, lanes))
