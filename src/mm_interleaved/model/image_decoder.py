@@ -29,6 +29,7 @@ from mm_interleaved.model.conditioned_unet import ConditionedUNet, DocumentValue
 from mm_interleaved.model.configuration import ImageDecoderConfig, MMFSConfig, NoiseConfig, ResamplerConfig
 from mm_interleaved.model.noise_schedule import NoiseSchedule
 from mm_interleaved.model.resampler import Resampler
+from mm_interleaved.ops.take import take
 
 NEGATIVE_STD = 0.02
 """Standard deviation of the negative condition before training; the published one started from Stable Diffusion's empty prompt."""
@@ -247,7 +248,7 @@ class ImageDecoder(nn.Module):
         condition = self.condition(context, context_mask, pooled)
         values = None if maps is None else self.project_features(maps)
         if values is not None and map_index is not None:
-            values = tuple(value[:, 0][map_index] for value in values)
+            values = tuple(take(value[:, 0], map_index) for value in values)
         return self.squared_error(target_pixels, condition, draw, values, visible, level_shapes)
 
     def squared_error(

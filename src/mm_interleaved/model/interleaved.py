@@ -31,6 +31,7 @@ from mm_interleaved.model.language_model import MMFSInputs, MMFSLlamaModel, Text
 from mm_interleaved.model.objective import document_loss, image_terms, text_terms
 from mm_interleaved.model.positions import sincos_1d
 from mm_interleaved.model.visual_tokenizer import VisualFeatures, VisualTokenizer
+from mm_interleaved.ops.take import take
 
 
 class MMInterleavedForConditionalGeneration(PreTrainedModel):
@@ -274,7 +275,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
             # Projected once per picture, then laid out per row.
             projected = self.language_model.project_features(_flatten(features.maps, self.text_levels)[:, None])
             index = batch.row_images.clamp(min=0)
-            mmfs = MMFSInputs(visible=batch.visible(), values=tuple(values[:, 0][index] for values in projected))
+            mmfs = MMFSInputs(visible=batch.visible(), values=tuple(take(values[:, 0], index) for values in projected))
         output = self.language_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask(batch, isolate=self.behaviour.isolate_documents, dtype=embeddings.dtype),
@@ -320,7 +321,8 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         distance = torch.arange(hidden.shape[1], device=hidden.device)  # 0 at begin-of-image, growing backwards
         position = begin[:, None] - distance  # K T
         mask = position >= batch.context_start()[:, None]
-        return self.context_projection(hidden)[row[:, None], position.clamp(min=0)], mask
+        projected = self.context_projection(hidden).flatten(0, 1)
+        return take(projected, row[:, None] * hidden.shape[1] + position.clamp(min=0)), mask
 
     def _with_distances(self, context: Float[Tensor, "K L D"]) -> Float[Tensor, "K L D"]:
         # Position 0 is the begin-of-image token, counted backwards in time (spec §1.1).
