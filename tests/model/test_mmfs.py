@@ -131,3 +131,50 @@ def test_cells_that_do_not_add_up_are_named():
     query, reference_xy, features, visible = inputs(3)
     with pytest.raises(ShapeError, match="one image has 19 cells"):
         mmfs(query, reference_xy, mmfs.project(features[:, :, :19]), visible)
+
+
+def both_ways(mmfs, query, reference_xy, features, visible):
+    """Without gradients: sampled after `attend`, and read in one loop."""
+    pytest.importorskip("numba")
+    with torch.no_grad():
+        values = mmfs.project(features)
+        assert mmfs._at_once(query, reference_xy, values)
+        return (mmfs(query, reference_xy, values, visible, backend=backend) for backend in ("gather", "auto"))
+
+
+@pytest.mark.parametrize("queries", [3, ROWS], ids=["few_queries", "many_queries"])
+def test_reading_at_once_gives_what_sampling_after_attending_gives(queries):
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(queries)
+    for places, seen in ((reference_xy, visible), (reference_xy[:1], visible[:, 1:2].expand(-1, queries, -1))):
+        expected, found = both_ways(mmfs, query, places, features, seen)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_reading_at_once_in_narrower_numbers_stays_near(dtype, bound):
+    query, reference_xy, features, visible = inputs(ROWS)
+    expected, _ = both_ways(module(), query, reference_xy, features, visible)
+    _, found = both_ways(module().to(dtype), query.to(dtype), reference_xy.float(), features.to(dtype), visible)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=bound * float(expected.detach().abs().max()))
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e5], ids=["logits_of_hundreds", "logits_beyond_the_exponential"])
+def test_reading_at_once_bears_logits_of_any_size(factor):
+    mmfs = module()
+    with torch.no_grad():
+        mmfs.attention_weights.weight.mul_(factor)
+        mmfs.recency.weight.mul_(1 / factor)  # ranks differ little, queries much
+    query, reference_xy, features, visible = inputs(7)
+    expected, found = both_ways(mmfs, query, reference_xy, features, visible)
+    assert bool(found.isfinite().all())
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_ranks_with_large_logits_are_read_by_attending():
+    mmfs = module()
+    with torch.no_grad():
+        mmfs.recency.weight.mul_(1e3)
+    query, reference_xy, features, visible = inputs(7)
+    expected, found = both_ways(mmfs, query, reference_xy, features, visible)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mm_interleaved.errors import ShapeError
 from mm_interleaved.model.configuration import MMFSConfig
-from mm_interleaved.ops.deformable import Backend, deformable_attention
+from mm_interleaved.ops.deformable import Backend, compiled, deformable_attention
 from mm_interleaved.ops.few_rows import FewRowsLinear
 
 
@@ -27,6 +27,11 @@ def recency(visible: Bool[Tensor, "B Q N"]) -> Int[Tensor, "B Q N"]:
     """Counts visible images backwards: 1 for the most recent one, 2 for the one before; 0 for images that are not visible."""
     counted = visible.long()
     return counted * (counted.sum(-1, keepdim=True) + 1 - counted.cumsum(-1))
+
+
+def _once_for_all(visible: Bool[Tensor, "B Q N"]) -> Bool[Tensor, "B Q1 N"]:
+    # Expanded: every query sees the same images, one row of ranks stands for all.
+    return visible[:, :1] if visible.stride(1) == 0 else visible
 
 
 class MMFS(nn.Module):
@@ -107,11 +112,15 @@ class MMFS(nn.Module):
         null = rearrange(self.null_value, "(H D) -> H D", H=self.config.heads)
         if values.shape[1] == 0:  # no picture at all: every query gives its whole weight to the sink
             return self.output_projection(self.null_value.expand(*query.shape[:2], -1).to(query.dtype))
-        locations, weights, sink = self.attend(query, reference_xy, visible, level_shapes, literal=backend == "reference")
         shapes = self._shapes(level_shapes)
         images, cells = values.shape[1:3]
         if cells != sum(height * width for height, width in shapes):
             raise ShapeError(f"MMFS: one image has {cells} cells, the levels {tuple(shapes)} have {sum(h * w for h, w in shapes)}.")
+        if backend in ("auto", "compiled") and self._at_once(query, reference_xy, values):
+            read = self._read(query, reference_xy, values, visible, shapes)
+            if read is not None:
+                return self.output_projection(rearrange(read, "B Q H D -> B Q (H D)").to(query.dtype))
+        locations, weights, sink = self.attend(query, reference_xy, visible, level_shapes, literal=backend == "reference")
         sampled = deformable_attention(
             values.flatten(1, 2),
             list(shapes) * images,
@@ -163,10 +172,26 @@ class MMFS(nn.Module):
 
     def _offsets_and_logits(self, query: Tensor, visible: Tensor) -> tuple[Float[Tensor, "B Q H N P 2"], Float[Tensor, "B Q H N L P"]]:
         """The same, exactly but for rounding: (W z + b) per query plus a row of W E per image is W (z + E[rank]) + b (spec §2.10)."""
+        if not self._plain():
+            return self._literal(query, visible)
+        per_query, per_rank = self._per_query_and_rank(query, visible.shape[2])
+        numeric = torch.promote_types(query.dtype, torch.float32)
+        hidden_row = functional.pad(per_rank[1][1:].to(numeric), (0, 0, 1, 0), value=float("-inf"))  # rank 0: not visible
+        ranks = recency(_once_for_all(visible))
+        summed = (
+            pair[0].to(numeric)[:, :, None] + functional.embedding(ranks, pair[1])
+            for pair in ((per_query[0], per_rank[0].to(numeric)), (per_query[1], hidden_row))
+        )
+        return self._by_head(*summed)
+
+    def _plain(self) -> bool:
+        # Else an adapter or a quantised weight: only the module knows its product.
         linears = (self.query_projection, self.offsets, self.attention_weights)
-        if not all(type(linear) in (nn.Linear, FewRowsLinear) and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears):
-            return self._literal(query, visible)  # an adapter or a quantised weight: only the module knows its product
-        table = self.recency.weight[: visible.shape[2] + 1].to(query.dtype)  # no rank is larger than the number of images
+        return all(type(linear) in (nn.Linear, FewRowsLinear) and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears)
+
+    def _per_query_and_rank(self, query: Tensor, images: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Offsets and the logits that are read, `B Q HP2` and `B Q HLP` of each query, `R HP2` and `R HLP` of each rank."""
+        table = self.recency.weight[: images + 1].to(query.dtype)  # no rank is larger than the number of images
         offsets, logits = self.offsets, self.attention_weights
         if query.shape[:2].numel() > offsets.out_features + logits.out_features:
             # Many queries: W_S W_D costs less than W_D z for each of them, and so does leaving out the logits that are never read.
@@ -174,22 +199,39 @@ class MMFS(nn.Module):
             rows = torch.cat([offsets.weight, used])
             shift = torch.cat([offsets.bias, self._read_logits(logits.bias)])
             both = functional.linear(query, rows @ self.query_projection.weight, rows @ self.query_projection.bias + shift)
-            per_query = both.split([offsets.out_features, len(used)], dim=-1)
-            per_rank = functional.linear(table, rows).split([offsets.out_features, len(used)], dim=-1)
-        else:
-            projected = self.query_projection(query)
-            per_query = (offsets(projected), self._read_logits(logits(projected)))
-            per_rank = (functional.linear(table, offsets.weight), self._read_logits(functional.linear(table, logits.weight)))
-        numeric = torch.promote_types(query.dtype, torch.float32)
-        hidden_row = functional.pad(per_rank[1][1:].to(numeric), (0, 0, 1, 0), value=float("-inf"))  # rank 0: not visible
-        if visible.stride(1) == 0:
-            visible = visible[:, :1]  # expanded: every query sees the same images, one row of ranks stands for all
-        ranks = recency(visible)
-        summed = (
-            pair[0].to(numeric)[:, :, None] + functional.embedding(ranks, pair[1])
-            for pair in ((per_query[0], per_rank[0].to(numeric)), (per_query[1], hidden_row))
+            sizes = [offsets.out_features, len(used)]
+            return both.split(sizes, dim=-1), functional.linear(table, rows).split(sizes, dim=-1)
+        projected = self.query_projection(query)
+        per_query = (offsets(projected), self._read_logits(logits(projected)))
+        return per_query, (functional.linear(table, offsets.weight), self._read_logits(functional.linear(table, logits.weight)))
+
+    def _at_once(self, query: Tensor, reference_xy: Tensor, values: Tensor) -> bool:
+        """Whether `_read` may be tried."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or query.device.type != "cpu" or query.shape[1] == 0:
+            return False
+        return reference_xy.dim() == 3 and compiled.unsupported(values) is None and self._plain()
+
+    def _read(
+        self, query: Tensor, reference_xy: Tensor, values: Tensor, visible: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Float[Tensor, "B Q H D"] | None:
+        """What `attend`, sampling and the sink give, in one compiled loop; None where its arithmetic would not do."""
+        scale = self._offset_scale(shapes, reference_xy)
+        (offsets, logits), (recent_offsets, recent_logits) = self._per_query_and_rank(query, visible.shape[2])
+        if len(scale) > 1 or bool(recent_logits.abs().amax() > compiled.MOST_RECENT_LOGIT):
+            return None
+        heads = self.config.heads
+        return compiled.read(
+            values,
+            shapes,
+            rearrange(offsets, "B Q (H P xy) -> B Q H P xy", H=heads, xy=2),
+            rearrange(logits, "B Q (H LP) -> B Q H LP", H=heads),
+            rearrange(recent_offsets, "R (H P xy) -> R H P xy", H=heads, xy=2),
+            rearrange(recent_logits, "R (H LP) -> R H LP", H=heads),
+            recency(_once_for_all(visible)),
+            reference_xy,
+            scale[0, 0],
+            rearrange(self.null_value, "(H D) -> H D", H=heads),
         )
-        return self._by_head(*summed)
 
     def _read_logits(self, logits: Float[Tensor, "*any HLP1"]) -> Float[Tensor, "*any HLP"]:
         """Leaves out the last logit of each level, which nothing reads."""

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mm_interleaved.ops.deformable.registered import as_it_lies, misplaced, operator
@@ -24,6 +25,8 @@ WORTH_A_THREAD = 2**20
 """Multiplications below which a second thread costs more than it saves (one decoding step has 0.4 million)."""
 MOST_LANES = 64
 """Numbers of a head that the loops take at a time."""
+MOST_RECENT_LOGIT = 30.0
+"""Largest logit of a rank for which `read` may multiply exponentials instead of adding logits: the product keeps its digits."""
 
 
 def unsupported(values: Tensor) -> str | None:
@@ -70,7 +73,7 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
         factors, pitch = factors.contiguous(), factors.shape[3]
     # Numbers between two heads, such as the share of a sink, are passed over where they lie.
     packed = factors.as_strided((max(0, (factors.shape[:3].numel() - 1) * pitch + factors.shape[3]),), (1,))
-    levels, points = _arrays(sides, points_xy, numeric)
+    levels, points = _levels(sides), points_xy.to(numeric).contiguous().numpy()
     arrays = (_flat(table), table.stride()[:3], levels, points, packed.numpy(), pitch, _unit(values.shape[3], numeric), result.numpy())
     _share_out(_kernels().forward, arrays, pairs=result.shape[0] * result.shape[2], work=4 * weights.numel() * values.shape[3])
     return result.to(values.dtype)
@@ -85,7 +88,7 @@ def _backward(
     found_values = torch.zeros_like(table) if to_values else table.new_empty(0)
     found_points = torch.zeros(points_xy.shape, dtype=numeric)
     found_weights = torch.empty(weights.shape, dtype=numeric)
-    levels, points = _arrays(sides, points_xy, numeric)
+    levels, points = _levels(sides), points_xy.to(numeric).contiguous().numpy()
     factors = weights.to(numeric).contiguous().numpy()
     given = (_flat(table), table.stride()[:3], levels, points, factors, _unit(values.shape[3], numeric), gradient.numpy())
     found = (_flat(found_values), found_points.numpy(), found_weights.numpy())
@@ -97,15 +100,64 @@ def _backward(
 deformable_attention = operator("compiled", _forward, _backward)
 
 
+def read(
+    values: Float[Tensor, "B N S H D"],
+    level_shapes: Sequence[tuple[int, int]],
+    offsets: Float[Tensor, "B Q H P 2"],
+    logits: Float[Tensor, "B Q H LP"],
+    recent_offsets: Float[Tensor, "R H P 2"],
+    recent_logits: Float[Tensor, "R H LP"],
+    ranks: Int[Tensor, "B Q1 N"],
+    reference_xy: Float[Tensor, "B1 Q 2"],
+    scale: Float[Tensor, "2"],
+    null: Float[Tensor, "H D"],
+) -> Float[Tensor, "B Q H D"]:
+    """All that MMFS does between its projections, in one loop and without gradients; see `MMFS.forward`.
+
+    Args:
+        level_shapes: (height, width) of each level of one image.
+        offsets: of each query; those of an image's rank are added.
+        logits: of each query and level; those of an image's rank are added, the sink's is 0.
+        recent_offsets: of each rank.
+        recent_logits: of each rank, between -`MOST_RECENT_LOGIT` and it.
+        ranks: of each image, for every query or (Q1 = 1) the same for all; 0 is not seen.
+        reference_xy: where each query stands, fractions.
+        scale: of offsets across and down, fractions.
+        null: what the sink gives.
+    """
+    numeric = torch.promote_types(values.dtype, torch.float32)
+    result = torch.empty(*offsets.shape[:3], values.shape[4], dtype=numeric)
+    images, cells = values.shape[1:3]
+    values = as_it_lies(values.flatten(1, 2))
+    table = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric)
+    highest = logits.amax(-1, keepdim=True).clamp(min=0)  # the sink's logit is among them
+    given = (offsets, (logits - highest).exp_(), (-highest[..., 0]).exp_(), recent_offsets, recent_logits.exp())
+    queries = [part.to(numeric).contiguous().numpy() for part in given]
+    places = [part.to(numeric).contiguous().numpy() for part in (reference_xy, scale, null.flatten())]
+    arrays = (
+        _flat(table),
+        table.stride()[:3],
+        _levels(level_shapes),
+        cells,
+        *queries,
+        ranks.contiguous().numpy(),
+        *places,
+        _unit(values.shape[3], numeric),
+        result.numpy(),
+    )
+    work = 4 * logits.numel() * images * values.shape[3]
+    _share_out(_kernels().read, arrays, pairs=result.shape[0] * result.shape[2], work=work)
+    return result
+
+
 def _flat(table: Tensor) -> Any:
     return table.as_strided((table.numel(),), (1,)).numpy()  # as it lies in memory, whichever axis comes first
 
 
-def _arrays(sides: Sequence[int], points_xy: Tensor, numeric: torch.dtype) -> tuple[Any, Any]:
+def _levels(sides: Sequence[int] | Sequence[tuple[int, int]]) -> Any:
     shapes = torch.tensor(sides, dtype=torch.int64).view(-1, 2)
     areas = shapes.prod(dim=1)
-    levels = torch.cat([shapes, (areas.cumsum(0) - areas)[:, None]], dim=1)
-    return levels.numpy(), points_xy.to(numeric).contiguous().numpy()
+    return torch.cat([shapes, (areas.cumsum(0) - areas)[:, None]], dim=1).numpy()
 
 
 def _unit(width: int, numeric: torch.dtype) -> tuple[Any, ...]:

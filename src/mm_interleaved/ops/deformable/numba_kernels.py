@@ -104,6 +104,114 @@ def forward(
 
 
 @_compiled
+def read(
+    table: Array,
+    steps: tuple[int, int, int],
+    levels: Array,
+    cells: int,
+    offsets: Array,
+    factors: Array,
+    sinks: Array,
+    recent_offsets: Array,
+    recent_factors: Array,
+    ranks: Array,
+    reference: Array,
+    scale: Array,
+    null: Array,
+    unit: tuple[Any, ...],
+    result: Array,
+    begin: int,
+    end: int,
+) -> None:
+    """Fills `result` for the (row, head) pairs `begin` to `end` with all that MMFS reads, between its projections.
+
+    The logit of a sample is a query's plus one of its image's rank, so its exponential is a product of two that are known before: a
+    softmax costs here one product a sample, and neither places nor weights are written down.
+
+    Args:
+        table: as in `forward`.
+        steps: as in `forward`.
+        levels: `L 3`: height, width and first cell of each level of one image.
+        cells: of one image.
+        offsets: `B Q H P 2`, of each query.
+        factors: `B Q H L*P`, exponentials of its logits, all divided by the same.
+        sinks: `B Q H`, the exponential of the sink's logit, divided by the same.
+        recent_offsets: `R H P 2`, of each rank; rank 0, an image that is not seen, is not read.
+        recent_factors: `R H L*P`, exponentials of its logits.
+        ranks: `B Q|1 N`.
+        reference: `B|1 Q 2`, where each query stands, fractions.
+        scale: `2`, of offsets across and down.
+        null: `H*D`, what the sink gives.
+        unit: as in `forward`.
+        result: `B Q H D`.
+    """
+    queries, heads, width = result.shape[1], result.shape[2], result.shape[3]
+    row_step, stride, head_step = steps
+    images, count, points = ranks.shape[2], levels.shape[0], offsets.shape[3]
+    share = count * points
+    used = images * share
+    together = max(1, min(queries, TOGETHER // max(1, used)))
+    sizes = np.empty((3, together * images, share), np.int32)
+    for level in range(count):
+        for place in range(together * images):
+            here = sizes[:, place, level * points : (level + 1) * points]
+            here[:] = levels[level].reshape(3, 1)
+            here[2] += (place % images) * cells
+    rows, columns, first = sizes[0].ravel(), sizes[1].ravel(), sizes[2].ravel()
+    x, y, weights = np.zeros(len(rows), result.dtype), np.zeros(len(rows), result.dtype), np.zeros(len(rows), result.dtype)
+    places, shares = np.empty((4, len(rows)), np.int32), np.empty((4, len(rows)), result.dtype)
+    totals, seen = np.empty(together, result.dtype), np.empty(together, np.int32)
+    cell_a, cell_b, cell_c, cell_d = places[0], places[1], places[2], places[3]
+    share_a, share_b, share_c, share_d = shares[0], shares[1], shares[2], shares[3]
+    flat = result.reshape(-1)
+    for pair in range(begin, end):
+        row, head = pair // heads, pair % heads
+        base = row * row_step + head * head_step
+        for query in range(0, queries, together):
+            wanted = min(together, queries - query)
+            for one in range(wanted):
+                ranked = ranks[row, min(query + one, ranks.shape[1] - 1)]
+                centre = reference[min(row, reference.shape[0] - 1), query + one]
+                own, mine = offsets[row, query + one, head], factors[row, query + one, head]
+                total, seen[one] = sinks[row, query + one, head], 0
+                for image in range(images):
+                    rank, at = ranked[image], (one * images + image) * share
+                    if rank == 0:
+                        weights[at : at + share] = 0
+                        continue
+                    seen[one] = (image + 1) * share
+                    shift, recent, weight = recent_offsets[rank, head], recent_factors[rank, head], weights[at : at + share]
+                    across, down = x[at : at + share], y[at : at + share]
+                    for point in range(points):
+                        across[point] = centre[0] + (own[point, 0] + shift[point, 0]) * scale[0]
+                        down[point] = centre[1] + (own[point, 1] + shift[point, 1]) * scale[1]
+                    for k in range(points, share):
+                        across[k], down[k] = across[k - points], down[k - points]
+                    for k in range(share):
+                        weight[k] = mine[k] * recent[k]
+                    for k in range(share):
+                        total += weight[k]
+                totals[one] = total
+            _four_cells(x[: wanted * used], y, weights, rows, columns, first, unit[0], places, shares)
+            for one in range(wanted):
+                target = ((row * queries + query + one) * heads + head) * width
+                # A query that sees no image gives its whole weight to the sink, however small that has become.
+                scaled = unit[0] / totals[one] if seen[one] else unit[0]
+                nothing = sinks[row, query + one, head] * scaled if seen[one] else unit[0]
+                for lane in range(0, width, len(unit)):
+                    a, b, c, d = zeros(unit), zeros(unit), zeros(unit), zeros(unit)
+                    for k in range(one * used, one * used + seen[one]):
+                        a = add_scaled(a, share_a[k], load(table, base + cell_a[k] * stride + lane, unit))
+                        b = add_scaled(b, share_b[k], load(table, base + cell_b[k] * stride + lane, unit))
+                        c = add_scaled(c, share_c[k], load(table, base + cell_c[k] * stride + lane, unit))
+                        d = add_scaled(d, share_d[k], load(table, base + cell_d[k] * stride + lane, unit))
+                    a, c = add_scaled(a, unit[0], b), add_scaled(c, unit[0], d)
+                    a = add_scaled(a, unit[0], c)
+                    unread = add_scaled(zeros(unit), nothing, load(null, head * width + lane, unit))
+                    store(flat, target + lane, add_scaled(unread, scaled, a))
+
+
+@_compiled
 def _four_cells(
     x: Array, y: Array, weights: Array, rows: Array, columns: Array, first: Array, one: Any, places: Array, shares: Array
 ) -> None:
