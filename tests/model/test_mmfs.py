@@ -178,3 +178,16 @@ def test_ranks_with_large_logits_are_read_by_attending():
     query, reference_xy, features, visible = inputs(7)
     expected, found = both_ways(mmfs, query, reference_xy, features, visible)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_reading_at_once_notices_that_weights_have_changed():
+    mmfs = module()
+    query, reference_xy, features, visible = inputs(7)
+    list(both_ways(mmfs, query, reference_xy, features, visible))
+    with torch.no_grad():
+        mmfs.recency.weight.mul_(-2)
+    expected, found = both_ways(mmfs, query, reference_xy, features, visible)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    mmfs.offsets.weight = nn.Parameter(mmfs.offsets.weight.detach().flip(0))
+    expected, found = both_ways(mmfs, query, reference_xy, features, visible)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

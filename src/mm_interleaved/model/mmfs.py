@@ -9,7 +9,11 @@ Axes: B rows · Q queries · N images · S cells of all levels of one image · F
 L levels · P points (docs/glossary.md).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -27,6 +31,15 @@ def recency(visible: Bool[Tensor, "B Q N"]) -> Int[Tensor, "B Q N"]:
     """Counts visible images backwards: 1 for the most recent one, 2 for the one before; 0 for images that are not visible."""
     counted = visible.long()
     return counted * (counted.sum(-1, keepdim=True) + 1 - counted.cumsum(-1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """What ranks add to offsets and logits; `factors` are exponentials of the latter."""
+
+    offsets: Float[Tensor, "R H P 2"]
+    factors: Float[Tensor, "R H LP"]
+    largest_logit: float
 
 
 def _once_for_all(visible: Bool[Tensor, "B Q N"]) -> Bool[Tensor, "B Q1 N"]:
@@ -58,6 +71,7 @@ class MMFS(nn.Module):
         self.output_projection = nn.Linear(config.value_width, query_width)
         self.recency = nn.Embedding(config.max_images, query_width)
         self.null_value = nn.Parameter(torch.zeros(config.value_width))
+        self._recent_kept: tuple[torch.dtype, list[Any], _Recent, list[Tensor]] | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -88,7 +102,7 @@ class MMFS(nn.Module):
     def forward(
         self,
         query: Float[Tensor, "B Q D"],
-        reference_xy: Float[Tensor, "..."],
+        reference_xy: Float[Tensor, "*any xy"],
         values: Float[Tensor, "B N S H Dh"],
         visible: Bool[Tensor, "B Q N"],
         level_shapes: Sequence[tuple[int, int]] | None = None,
@@ -134,7 +148,7 @@ class MMFS(nn.Module):
     def attend(
         self,
         query: Float[Tensor, "B Q D"],
-        reference_xy: Float[Tensor, "..."],
+        reference_xy: Float[Tensor, "*any xy"],
         visible: Bool[Tensor, "B Q N"],
         level_shapes: Sequence[tuple[int, int]] | None = None,
         *,
@@ -174,7 +188,7 @@ class MMFS(nn.Module):
         """The same, exactly but for rounding: (W z + b) per query plus a row of W E per image is W (z + E[rank]) + b (spec §2.10)."""
         if not self._plain():
             return self._literal(query, visible)
-        per_query, per_rank = self._per_query_and_rank(query, visible.shape[2])
+        per_query, per_rank = self._per_query(query), self._per_rank(visible.shape[2], query.dtype)
         numeric = torch.promote_types(query.dtype, torch.float32)
         hidden_row = functional.pad(per_rank[1][1:].to(numeric), (0, 0, 1, 0), value=float("-inf"))  # rank 0: not visible
         ranks = recency(_once_for_all(visible))
@@ -189,21 +203,38 @@ class MMFS(nn.Module):
         linears = (self.query_projection, self.offsets, self.attention_weights)
         return all(type(linear) in (nn.Linear, FewRowsLinear) and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears)
 
-    def _per_query_and_rank(self, query: Tensor, images: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Offsets and the logits that are read, `B Q HP2` and `B Q HLP` of each query, `R HP2` and `R HLP` of each rank."""
-        table = self.recency.weight[: images + 1].to(query.dtype)  # no rank is larger than the number of images
+    def _per_query(self, query: Tensor) -> tuple[Float[Tensor, "B Q HP2"], Float[Tensor, "B Q HLP"]]:
+        """Offsets of each query, and the logits that are read."""
         offsets, logits = self.offsets, self.attention_weights
-        if query.shape[:2].numel() > offsets.out_features + logits.out_features:
-            # Many queries: W_S W_D costs less than W_D z for each of them, and so does leaving out the logits that are never read.
-            used = self._read_logits(logits.weight.T).T
-            rows = torch.cat([offsets.weight, used])
-            shift = torch.cat([offsets.bias, self._read_logits(logits.bias)])
-            both = functional.linear(query, rows @ self.query_projection.weight, rows @ self.query_projection.bias + shift)
-            sizes = [offsets.out_features, len(used)]
-            return both.split(sizes, dim=-1), functional.linear(table, rows).split(sizes, dim=-1)
-        projected = self.query_projection(query)
-        per_query = (offsets(projected), self._read_logits(logits(projected)))
-        return per_query, (functional.linear(table, offsets.weight), self._read_logits(functional.linear(table, logits.weight)))
+        if query.shape[:2].numel() <= offsets.out_features + logits.out_features:
+            projected = self.query_projection(query)
+            return offsets(projected), self._read_logits(logits(projected))
+        # Many queries: W_S W_D costs less than W_D z for each of them, and so does leaving out the logits that are never read.
+        used = self._read_logits(logits.weight.T).T
+        rows, shift = torch.cat([offsets.weight, used]), torch.cat([offsets.bias, self._read_logits(logits.bias)])
+        both = functional.linear(query, rows @ self.query_projection.weight, rows @ self.query_projection.bias + shift)
+        found, read = both.split([offsets.out_features, len(used)], dim=-1)
+        return found, read
+
+    def _per_rank(self, images: int, dtype: torch.dtype) -> tuple[Float[Tensor, "R HP2"], Float[Tensor, "R HLP"]]:
+        """What an image's rank adds to both; rows of up to so many images, since no rank is larger."""
+        table = self.recency.weight[: images + 1].to(dtype)
+        return functional.linear(table, self.offsets.weight), self._read_logits(functional.linear(table, self.attention_weights.weight))
+
+    def _recent(self, dtype: torch.dtype) -> _Recent:
+        """The same for all ranks as the compiled loop takes it: computed once for as long as no weight changes."""
+        weights = (self.recency.weight, self.offsets.weight, self.attention_weights.weight)
+        state = [(weight.data_ptr(), weight.dtype, weight._version) for weight in weights]
+        if self._recent_kept is None or self._recent_kept[:2] != (dtype, state):
+            offsets, logits = (part.to(torch.promote_types(dtype, torch.float32)) for part in self._per_rank(self.config.max_images, dtype))
+            recent = _Recent(
+                rearrange(offsets, "R (H P xy) -> R H P xy", H=self.config.heads, xy=2),
+                rearrange(logits.exp(), "R (H LP) -> R H LP", H=self.config.heads),
+                float(logits.abs().amax()),
+            )
+            # The weights' storage is held, so that no other can come to lie at its address.
+            self._recent_kept = (dtype, state, recent, [weight.detach() for weight in weights])
+        return self._recent_kept[2]
 
     def _at_once(self, query: Tensor, reference_xy: Tensor, values: Tensor) -> bool:
         """Whether `_read` may be tried."""
@@ -215,18 +246,18 @@ class MMFS(nn.Module):
         self, query: Tensor, reference_xy: Tensor, values: Tensor, visible: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "B Q H D"] | None:
         """What `attend`, sampling and the sink give, in one compiled loop; None where its arithmetic would not do."""
-        scale = self._offset_scale(shapes, reference_xy)
-        (offsets, logits), (recent_offsets, recent_logits) = self._per_query_and_rank(query, visible.shape[2])
-        if len(scale) > 1 or bool(recent_logits.abs().amax() > compiled.MOST_RECENT_LOGIT):
+        scale, recent = self._offset_scale(shapes, reference_xy), self._recent(query.dtype)
+        if len(scale) > 1 or recent.largest_logit > compiled.MOST_RECENT_LOGIT:
             return None
+        offsets, logits = self._per_query(query)
         heads = self.config.heads
         return compiled.read(
             values,
             shapes,
             rearrange(offsets, "B Q (H P xy) -> B Q H P xy", H=heads, xy=2),
             rearrange(logits, "B Q (H LP) -> B Q H LP", H=heads),
-            rearrange(recent_offsets, "R (H P xy) -> R H P xy", H=heads, xy=2),
-            rearrange(recent_logits, "R (H LP) -> R H LP", H=heads),
+            recent.offsets,
+            recent.factors,
             recency(_once_for_all(visible)),
             reference_xy,
             scale[0, 0],

@@ -106,7 +106,7 @@ def read(
     offsets: Float[Tensor, "B Q H P 2"],
     logits: Float[Tensor, "B Q H LP"],
     recent_offsets: Float[Tensor, "R H P 2"],
-    recent_logits: Float[Tensor, "R H LP"],
+    recent_factors: Float[Tensor, "R H LP"],
     ranks: Int[Tensor, "B Q1 N"],
     reference_xy: Float[Tensor, "B1 Q 2"],
     scale: Float[Tensor, "2"],
@@ -117,9 +117,9 @@ def read(
     Args:
         level_shapes: (height, width) of each level of one image.
         offsets: of each query; those of an image's rank are added.
-        logits: of each query and level; those of an image's rank are added, the sink's is 0.
+        logits: of each query, level and point; those of an image's rank are added, the sink's is 0.
         recent_offsets: of each rank.
-        recent_logits: of each rank, between -`MOST_RECENT_LOGIT` and it.
+        recent_factors: exponentials of the logits of each rank, which lie between -`MOST_RECENT_LOGIT` and it.
         ranks: of each image, for every query or (Q1 = 1) the same for all; 0 is not seen.
         reference_xy: where each query stands, fractions.
         scale: of offsets across and down, fractions.
@@ -131,7 +131,7 @@ def read(
     values = as_it_lies(values.flatten(1, 2))
     table = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric)
     highest = logits.amax(-1, keepdim=True).clamp(min=0)  # the sink's logit is among them
-    given = (offsets, (logits - highest).exp_(), (-highest[..., 0]).exp_(), recent_offsets, recent_logits.exp())
+    given = (offsets, (logits - highest).exp_(), (-highest[..., 0]).exp_(), recent_offsets, recent_factors)
     queries = [part.to(numeric).contiguous().numpy() for part in given]
     places = [part.to(numeric).contiguous().numpy() for part in (reference_xy, scale, null.flatten())]
     arrays = (
