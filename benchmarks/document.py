@@ -5,7 +5,8 @@
 `four_pictures_equal_quality`   the same document in bfloat16 with the sampler and step count of `--sampler` and `--steps`, whose equal
                                 quality `picture_quality.py` shows
 `picture_8_against_1`           what the eighth picture of a document costs against the first, under both behaviours
-`token_at_N_images`             what a token costs with so many pictures in the cache against one
+`token_at_N_images`             what a token costs with so many pictures in the cache against one; and against one with words instead
+                                of the other pictures' tokens, so that the text before it is as long
 
 Both paths do the whole document once after a small warm-up: it takes minutes, and noise of seconds does not change its ratios. `--quick`
 runs everything at a fraction of the length, to see that it runs; its figures mean nothing.
@@ -28,6 +29,7 @@ from recompute import Recomputed
 from mm_interleaved.document import Pixels
 from mm_interleaved.generation.events import ImageDone, ImageProgress
 from mm_interleaved.generation.load import Model, choose_fast_forms
+from mm_interleaved.generation.state import DocumentState
 
 GUIDANCE = 7.5
 
@@ -115,27 +117,35 @@ def later_pictures(published: bool, words: int, steps: int) -> None:
 
 
 def later_tokens(words: int, counts: tuple[int, ...]) -> None:
-    """Seconds of a token with one picture in the cache and with more, by turns; the text before it grows with the pictures."""
+    """Seconds of a token with one picture in the cache and with more, by turns; the text before it grows with the pictures, and a second
+    document with one picture has words in their place."""
     model = mid_model()
-    states = []
-    for pictures in counts:
-        document = prompt(pictures)
-        run = model.stream(document, max_images=0, max_tokens=1)
+
+    def read(pictures: int, length: int = 0) -> DocumentState:
+        run = model.stream(prompt(pictures), max_images=0, max_tokens=1)
         list(scripted(run, 1, 0))
         run.settle()
-        states.append(run.state)
-    taken: list[list[float]] = [[] for _ in counts]
+        while run.state.position < length:
+            run.state.append_token(260)
+        return run.state
+
+    states = {f"{count} images": read(count) for count in counts}
+    states |= {f"1 image and words for {count}": read(1, states[f"{count} images"].position) for count in counts[1:]}
+    taken: dict[str, list[float]] = {name: [] for name in states}
     for _ in range(words):
-        for state, times in zip(states, taken, strict=True):
+        for name, state in states.items():
             began = time.perf_counter()
             state.append_token(260)
             state.next_logits().argmax()
-            times.append(time.perf_counter() - began)
-    medians = [statistics.median(times[len(times) // 10 :]) for times in taken]
-    for count, state, seconds in list(zip(counts, states, medians, strict=True))[1:]:
-        row = {"case": f"token_at_{count}_images", "path": f"{count} images", "against": "1 image", "seconds": seconds}
-        row |= {"against_seconds": medians[0], "ratio": medians[0] / seconds, "growth": seconds / medians[0] - 1, "tokens": words}
-        report({**row, "context": state.position, "against_context": states[0].position, "cache_bytes": state.nbytes})
+            taken[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(times[len(times) // 10 :]) for name, times in taken.items()}
+    for count in counts[1:]:
+        path = f"{count} images"
+        for against in (f"{counts[0]} images", f"1 image and words for {count}"):
+            row = {"case": f"token_at_{count}_images", "path": path, "against": against, "seconds": medians[path]}
+            row |= {"against_seconds": medians[against], "ratio": medians[against] / medians[path]}
+            row |= {"growth": medians[path] / medians[against] - 1, "tokens": words, "context": states[path].position}
+            report({**row, "against_context": states[against].position, "cache_bytes": states[path].nbytes})
 
 
 def main() -> None:
