@@ -151,7 +151,7 @@ def later_tokens(words: int, counts: tuple[int, ...]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a fraction of the length")
-    parser.add_argument("--sampler", default="dpm++", help="of the equal-quality case")
+    parser.add_argument("--sampler", default="unipc", help="of the equal-quality case")
     parser.add_argument("--steps", type=int, default=12, help="of the equal-quality case")
     parser.add_argument("--only", choices=["four", "later", "token"], help="one part")
     arguments = parser.parse_args()

@@ -176,7 +176,7 @@ def test_work_that_is_cut_into_pieces_or_shared_by_threads_gives_the_same(backen
     arguments = inputs(shapes, queries=64, heads=4, width=32, dtype=torch.float32)
     expected = deformable_attention(arguments[0], shapes, *arguments[1:], backend="reference")
     monkeypatch.setattr("mm_interleaved.ops.deformable.gather.TAPS_AT_ONCE", 64 * 48)  # one row and one head at a time
-    monkeypatch.setattr("mm_interleaved.ops.deformable.compiled.WORTH_A_THREAD", 1)
+    monkeypatch.setattr("mm_interleaved.ops.loops.WORTH_A_THREAD", 1)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -207,7 +207,7 @@ def test_the_first_path_without_a_reason_is_the_one_that_runs(caplog):
 
 
 def test_without_numba_the_next_path_is_taken_and_says_why(monkeypatch):
-    monkeypatch.setattr("mm_interleaved.ops.deformable.compiled._missing", lambda: "compiled: numba is not installed")
+    monkeypatch.setattr("mm_interleaved.ops.deformable.compiled.missing", lambda: "compiled: numba is not installed")
     found = reasons(torch.zeros(1, 4, 1, 64))
     assert found["compiled"] == "compiled: numba is not installed"
     assert found["gather"] is None

@@ -24,10 +24,19 @@ def threads(request):
 @torch.no_grad()
 def test_blocks_equal_one_product(shape, dtype, wide, threads):
     x, weight, bias = torch.randn(shape, dtype=dtype), torch.randn(wide, 256, dtype=dtype), torch.randn(wide, dtype=dtype)
+    near = {"rtol": 2**-7, "atol": 2**-7} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-4}  # bfloat16: its last digit
     for shift in (None, bias):
         expected = functional.linear(x, weight, shift)
-        torch.testing.assert_close(linear(x, weight, shift), expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(linear(x, weight, shift), expected, **near)
         assert linear(x, weight, shift).is_contiguous()
+
+
+@torch.no_grad()
+def test_one_row_in_bfloat16_is_added_up_in_float32():
+    pytest.importorskip("numba")
+    row, weight, shift = torch.rand(1, 4096).bfloat16(), torch.rand(64, 4096).bfloat16(), torch.rand(64).bfloat16()
+    exact = functional.linear(row.double(), weight.double(), shift.double())
+    torch.testing.assert_close(linear(row, weight, shift).double(), exact, rtol=2**-8, atol=0)
 
 
 def test_few_rows_are_computed_in_blocks_and_only_without_gradients(monkeypatch):

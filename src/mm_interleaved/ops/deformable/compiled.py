@@ -7,12 +7,7 @@ than float32 is widened first, sums are float32 or float64.
 Axes: B rows · S cells of all levels · H heads · D head width · Q queries · L levels · G groups of levels that share points · P points.
 """
 
-import itertools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from importlib.util import find_spec
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,11 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mm_interleaved.ops.deformable.registered import as_it_lies, misplaced, operator
+from mm_interleaved.ops.loops import missing, share_out, unit
 
-WORTH_A_THREAD = 2**20
-"""Multiplications below which a second thread costs more than it saves (one decoding step has 0.4 million)."""
-MOST_LANES = 64
-"""Numbers of a head that the loops take at a time."""
 MOST_RECENT_LOGIT = 30.0
 """Largest logit of a rank for which `read` may multiply exponentials instead of adding logits: the product keeps its digits."""
 
@@ -32,27 +24,11 @@ MOST_RECENT_LOGIT = 30.0
 def unsupported(values: Tensor) -> str | None:
     """Returns why this path cannot run on `values`, or None if it can."""
     reason = misplaced("compiled", values, device="cpu")
-    return _missing() if reason is None else reason
+    return missing() if reason is None else reason
 
 
 def unsuited(values: Tensor) -> str | None:
     """Returns why another path is faster on `values`, or None: nothing on a CPU is faster than this one."""
-    return None
-
-
-@torch.compiler.assume_constant_result
-def _missing() -> str | None:
-    return _usable()
-
-
-@cache
-def _usable() -> str | None:
-    if find_spec("numba") is None:
-        return "compiled: numba is not installed (pip install 'mm-interleaved[fast]')"
-    try:
-        _kernels()
-    except ImportError as error:  # numba refuses numpy versions that it does not know
-        return f"compiled: numba cannot be used: {error}"
     return None
 
 
@@ -74,8 +50,8 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
     # Numbers between two heads, such as the share of a sink, are passed over where they lie.
     packed = factors.as_strided((max(0, (factors.shape[:3].numel() - 1) * pitch + factors.shape[3]),), (1,))
     levels, points = _levels(sides), points_xy.to(numeric).contiguous().numpy()
-    arrays = (_flat(table), table.stride()[:3], levels, points, packed.numpy(), pitch, _unit(values.shape[3], numeric), result.numpy())
-    _share_out(_kernels().forward, arrays, pairs=result.shape[0] * result.shape[2], work=4 * weights.numel() * values.shape[3])
+    arrays = (_flat(table), table.stride()[:3], levels, points, packed.numpy(), pitch, unit(values.shape[3], numeric), result.numpy())
+    share_out(_kernels().forward, arrays, parts=result.shape[0] * result.shape[2], work=4 * weights.numel() * values.shape[3])
     return result.to(values.dtype)
 
 
@@ -90,10 +66,10 @@ def _backward(
     found_weights = torch.empty(weights.shape, dtype=numeric)
     levels, points = _levels(sides), points_xy.to(numeric).contiguous().numpy()
     factors = weights.to(numeric).contiguous().numpy()
-    given = (_flat(table), table.stride()[:3], levels, points, factors, _unit(values.shape[3], numeric), gradient.numpy())
+    given = (_flat(table), table.stride()[:3], levels, points, factors, unit(values.shape[3], numeric), gradient.numpy())
     found = (_flat(found_values), found_points.numpy(), found_weights.numpy())
     pairs = gradient.shape[0] * gradient.shape[2]
-    _share_out(_kernels().backward, (*given, *found), pairs=pairs, work=12 * weights.numel() * values.shape[3])
+    share_out(_kernels().backward, (*given, *found), parts=pairs, work=12 * weights.numel() * values.shape[3])
     return found_values.to(values.dtype), found_points.to(points_xy.dtype), found_weights.to(weights.dtype)
 
 
@@ -142,11 +118,11 @@ def read(
         *queries,
         ranks.contiguous().numpy(),
         *places,
-        _unit(values.shape[3], numeric),
+        unit(values.shape[3], numeric),
         result.numpy(),
     )
     work = 4 * logits.numel() * images * values.shape[3]
-    _share_out(_kernels().read, arrays, pairs=result.shape[0] * result.shape[2], work=work)
+    share_out(_kernels().read, arrays, parts=result.shape[0] * result.shape[2], work=work)
     return result
 
 
@@ -158,27 +134,3 @@ def _levels(sides: Sequence[int] | Sequence[tuple[int, int]]) -> Any:
     shapes = torch.tensor(sides, dtype=torch.int64).view(-1, 2)
     areas = shapes.prod(dim=1)
     return torch.cat([shapes, (areas.cumsum(0) - areas)[:, None]], dim=1).numpy()
-
-
-def _unit(width: int, numeric: torch.dtype) -> tuple[Any, ...]:
-    # Ones, as many as the loops take at a time: the largest power of two that divides a head, four registers of 16 numbers at most.
-    return (torch.ones((), dtype=numeric).numpy()[()],) * min(width & -width, MOST_LANES)
-
-
-def _share_out(kernel: Callable[..., None], arrays: tuple[Any, ...], *, pairs: int, work: int) -> None:
-    threads = min(torch.get_num_threads(), pairs)
-    if threads <= 1 or work < WORTH_A_THREAD:
-        kernel(*arrays, 0, pairs)
-        return
-    borders = [pairs * part // threads for part in range(threads + 1)]
-    own, *others = itertools.pairwise(borders)
-    runs = [_pool(os.getpid(), threads).submit(kernel, *arrays, *part) for part in others]
-    kernel(*arrays, *own)
-    for run in runs:
-        run.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # The caller is one of the threads. Threads do not survive a fork: a child process gets its own.
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="deformable-attention")

@@ -11,15 +11,12 @@ be a float64).
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from mm_interleaved.ops.deformable.numba_lanes import add_product, add_scaled, load, store, summed, zeros
+from mm_interleaved.ops.numba_lanes import add_product, add_scaled, compiled_loop, load, store, summed, zeros
 
 Array = NDArray[Any]
 
@@ -27,16 +24,7 @@ TOGETHER = 256
 """Points whose cells are found together: as many as fit into the innermost cache beside the cells themselves."""
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    function = inspect.unwrap(function)  # a type checker may stand around it
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(**options)(function)
-
-
-@_compiled
+@compiled_loop
 def forward(
     table: Array,
     steps: tuple[int, int, int],
@@ -103,7 +91,7 @@ def forward(
                     store(flat, target + lane, add_scaled(a, unit[0], c))
 
 
-@_compiled
+@compiled_loop
 def read(
     table: Array,
     steps: tuple[int, int, int],
@@ -211,7 +199,7 @@ def read(
                     store(flat, target + lane, add_scaled(unread, scaled, a))
 
 
-@_compiled
+@compiled_loop
 def _four_cells(
     x: Array, y: Array, weights: Array, rows: Array, columns: Array, first: Array, one: Any, places: Array, shares: Array
 ) -> None:
@@ -253,7 +241,7 @@ def _four_cells(
         share_c[k], share_d[k] = lower_share * left_share, lower_share * right_share
 
 
-@_compiled
+@compiled_loop
 def backward(
     table: Array,
     steps: tuple[int, int, int],
@@ -341,6 +329,6 @@ def backward(
                     )
 
 
-@_compiled
+@compiled_loop
 def _add(target: Array, at: int, factor: Any, lanes: Any, unit: tuple[Any, ...]) -> None:
     store(target, at, add_scaled(load(target, at, unit), factor, lanes))

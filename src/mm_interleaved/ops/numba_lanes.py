@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 from numba.extending import intrinsic
@@ -38,6 +38,16 @@ class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
 _ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 _BYTES = {ir.IntType(16): 2, ir.FloatType(): 4, ir.DoubleType(): 8}
 _LANE = ir.IntType(32)
+
+
+def compiled_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles at the first call per dtypes and count of lanes, and keeps it on disk where the disk allows it."""
+    function = inspect.unwrap(function)  # a type checker may stand around it
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return njit(**options)(function)
 
 
 def _written_in_llvm(function: Callable[..., Any]) -> Any:
