@@ -76,7 +76,10 @@ class Adapter:
         return [list(self._rounds(*request.args)) for request in requests]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether greedy decoding gives the same words."""
+        """The loss of each continuation (its negative log-probability), and whether greedy decoding gives the same words.
+
+        lmms-eval's description says log-probability, but its evaluator chooses the smallest value and its own models give their loss.
+        """
         found = []
         for request in requests:
             words, target, pictures, number, task, split = request.args
@@ -86,10 +89,10 @@ class Adapter:
             try:
                 (score,) = self.model.score(document, [continuation])
                 greedy = self._continued(document, {"max_tokens": score.tokens})
-                found.append((score.log_likelihood, greedy.strip() == continuation.strip()))
+                found.append((-score.log_likelihood, greedy.strip() == continuation.strip()))
             except LayoutError as error:
                 log.warning("%s %s cannot be read (%s); it counts as impossible", task, number, error)
-                found.append((-math.inf, False))
+                found.append((math.inf, False))
         return found
 
     def _rounds(
