@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mm_interleaved.errors import ConfigError, DataError, ShapeError
+from mm_interleaved.errors import BackendError, ConfigError, DataError, ShapeError
 from mm_interleaved.evaluation import benchmark
 from mm_interleaved.evaluation.benchmark import evaluate_benchmark
 from mm_interleaved.evaluation.extractors import Extractor
@@ -76,12 +76,35 @@ def test_two_parts_and_a_resume_give_the_same_file(model, vqa, tmp_path):
     assert (tmp_path / "one" / "results.json").read_bytes() == (tmp_path / "two" / "results.json").read_bytes()
 
 
+def test_a_kill_inside_a_line_loses_that_item_alone(model, vqa, tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    evaluate_benchmark(model, TASKS["vqav2"], vqa, whole)
+    lines = (whole / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    killed.mkdir()
+    (killed / "samples.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:25])
+    told = []
+    evaluate_benchmark(model, TASKS["vqav2"], vqa, killed, told=lambda *event: told.append(event))
+    assert told == [("vqav2", 2, 2)]
+    for name in ("results.json", "items.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_missing_picture_is_wrong_and_named(model, vqa, tmp_path, monkeypatch):
     said(monkeypatch, "red")
     (vqa.images / "COCO_val2014_000000000042.jpg").unlink()
     report = evaluate_benchmark(model, TASKS["vqav2"], vqa, tmp_path / "out", blind=False)
     assert report["results"][0]["score"] == 0.0 and report["results"][0]["n"] == 2
+    (first, second) = json.loads((tmp_path / "out" / "items.json").read_text("utf-8"))
+    assert first == {"name": "7", "given": None, "scores": {"accuracy": 0.0}} and second["scores"] == {"accuracy": 0.0}
     assert set(report["refused"]) == {"7", "8"} and "COCO_val2014_000000000042.jpg" in report["refused"]["7"]
+
+
+def test_a_folder_of_pictures_that_is_not_there_is_refused(model, vqa, tmp_path):
+    for images, told in ((None, "nothing was given"), (tmp_path / "elsewhere", "elsewhere is none")):
+        files = Files(annotations=vqa.annotations, other=vqa.other, images=images)
+        with pytest.raises(ConfigError, match=f"--images: .*{told}"):
+            evaluate_benchmark(model, TASKS["vqav2"], files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_questions_of_another_year_are_refused(model, vqa, tmp_path):
@@ -99,6 +122,47 @@ def test_a_question_that_stands_twice_is_refused(model, vqa, tmp_path):
     write(vqa.other, {"questions": [values["questions"][0]] * 2})
     with pytest.raises(DataError, match="two entries are called '7'"):
         evaluate_benchmark(model, TASKS["vqav2"], vqa, tmp_path / "out")
+
+
+PICTURE = {"id": 1, "file_name": "a.jpg", "width": 80, "height": 40}
+
+
+@pytest.mark.parametrize(
+    ("name", "annotations", "other", "message"),
+    [
+        (
+            "vqav2",
+            {"annotations": [{"question_id": 7, "answers": ["red"]}] * 2},
+            {"questions": []},
+            "two of 'annotations' have the question_id 7",
+        ),
+        ("nocaps", {"images": [PICTURE] * 2, "annotations": [{"image_id": 1, "caption": "a boat"}]}, None, "two of 'images' have the id 1"),
+        ("coco_images", {"images": [PICTURE] * 2, "annotations": [{"image_id": 1, "caption": "a"}]}, None, "two of 'images' have the id 1"),
+        (
+            "visdial",
+            {"data": {"questions": [], "answers": [], "dialogs": [{"image_id": 9}] * 2}},
+            [],
+            "two of 'dialogs' have the image_id 9",
+        ),
+        (
+            "refcoco_val",
+            [],
+            {"annotations": [{"id": 5, "bbox": [0, 0, 1, 1]}] * 2, "images": [PICTURE]},
+            "two of 'annotations' have the id 5",
+        ),
+        ("refcoco_val", [], {"annotations": [{"bbox": [0, 0, 1, 1]}], "images": []}, r"annotations\[0\]: expected the field 'id'"),
+        (
+            "nocaps",
+            {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a"}]},
+            None,
+            "picture 1: expected the field 'file_name'",
+        ),
+    ],
+)
+def test_ids_that_stand_twice_and_fields_that_are_missing_are_refused(name, annotations, other, message, tmp_path):
+    second = None if other is None else write(tmp_path / "other.json", other)
+    with pytest.raises(DataError, match=message):
+        TASKS[name].read(Files(annotations=write(tmp_path / "annotations.json", annotations), other=second, images=tmp_path))
 
 
 def test_gqa_vizwiz_and_textvqa(model, tmp_path, monkeypatch):
@@ -155,6 +219,16 @@ def test_bleu_of_the_whole_set_has_an_interval_of_its_own(model, tmp_path, monke
         assert each["figure"](each["parts"].sum(0)) == pytest.approx(each["corpus"], rel=1e-12)
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "a small boat at sea" in page and page.count("<figure") == 4 and "http" not in page and 'class="best"' in page
+
+
+def test_captions_without_their_package_are_refused_before_any_is_written(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(captions, "find_spec", lambda name: None)
+    monkeypatch.setattr(benchmark, "_text", None)
+    files = Files(annotations=tmp_path / "never read.json", images=tmp_path)
+    for name in ("coco_captions", "flickr30k", "nocaps", "image_paragraphs"):
+        with pytest.raises(BackendError, match=r"pip install 'mm-interleaved\[evaluation\]'"):
+            evaluate_benchmark(model, TASKS[name], files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nocaps_and_paragraphs(model, tmp_path, monkeypatch):
@@ -233,8 +307,6 @@ def test_pictures_are_compared_at_both_sizes_and_never_mixed_up(model, tmp_path,
     with pytest.raises(ConfigError, match="--extractor or --clip"):
         evaluate_benchmark(model, TASKS["coco_images"], files, tmp_path / "none")
     options = {"instruments": Instruments(extractor=Extractor(extractor)), "steps": 1, "guidance": 1.0}
-    with pytest.raises(ConfigError, match="let CLIP choose, which is not done here"):
-        evaluate_benchmark(model, TASKS["coco_images"], files, tmp_path / "none", protocol="published", **options)
     found = measured(model, "coco_images", files, tmp_path / "out", **options)
     assert set(found) == {"fid", "fid_64_published"} and all(value > 0 for value in found.values())
     protocol = json.loads((tmp_path / "out" / "protocol.json").read_text("utf-8"))

@@ -1,10 +1,17 @@
 """Runs a benchmark of `tasks` on a model: item by item, resumable, divided over processes; the protocol is written beside the figures.
 
-`ours` decodes greedily through the engine. `published` uses the release's prompts, search and answer extraction, whichever model it is.
+`ours` decodes greedily through the engine. `published` uses the release's prompts, search, answer extraction, sampler and choice among
+candidates, whichever model it is.
+
+    OUT/samples*.jsonl   one line per finished item, after a first line with the protocol
+    OUT/pictures/        what was painted
+    OUT/results.json     the figures, results.csv the same; OUT/protocol.json what decided them; OUT/report.html
+    OUT/items.json       each item's name, fingerprint of what was asked, and own scores, for `mmi evaluate compare`
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,24 +24,39 @@ import torch
 
 from mm_interleaved.data.seeds import key
 from mm_interleaved.document import Document, Image, Text
-from mm_interleaved.errors import ConfigError, MMInterleavedError
+from mm_interleaved.errors import MMInterleavedError
 from mm_interleaved.evaluation.benchmark_report import write_benchmark_report
+from mm_interleaved.evaluation.candidates import FIRST_SEEDS, released_painter
 from mm_interleaved.evaluation.making import GREY
-from mm_interleaved.evaluation.painting import Instruments, Painted, check_pictures, figures, paint, picture_file, unmeasured
+from mm_interleaved.evaluation.painting import (
+    Instruments,
+    Painted,
+    Painter,
+    check_pictures,
+    figures,
+    paint,
+    painter,
+    picture_file,
+    unmeasured,
+)
 from mm_interleaved.evaluation.playground import PICTURES, REPORT, software, write_figures
 from mm_interleaved.evaluation.results import FIELDS, Row, interval
 from mm_interleaved.evaluation.scoring import mean
 from mm_interleaved.evaluation.store import WHOLE, Part, Store
 from mm_interleaved.evaluation.tasks.files import Files
 from mm_interleaved.evaluation.tasks.task import Item, Task, Whole
+from mm_interleaved.export.files import write_atomically
 from mm_interleaved.generation.load import Model
 from mm_interleaved.generation.published import generate_texts
 
 PROTOCOLS = ("ours", "published")
 """How items are asked and answers are read."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised when outcomes or metrics change their meaning."""
+
+ITEMS = "items.json"
+"""The items' own scores."""
 
 NO_INSTRUMENTS = Instruments()
 """Of benchmarks that paint nothing."""
@@ -72,17 +94,16 @@ def evaluate_benchmark(
         `results` as in results.json, and the protocol; nothing of them for a part.
 
     Raises:
-        ConfigError: no network that compares pictures, pictures under `published`, or the folder holds an evaluation with other settings.
+        ConfigError: no network that compares pictures, a painted benchmark that the release came without settings for or whose candidates
+            no CLIP can choose among (`published`), or the folder holds an evaluation with other settings.
         DataError: the annotations are of another form or year.
         BackendError: an optional package of a metric is missing.
     """
     paints = task.kind == "picture"
-    missing = unmeasured(task, instruments) if paints else {}
-    if paints and protocol == "published":
-        raise ConfigError(
-            f"--protocol published: the release painted several candidates of {task.name} and let CLIP choose, which is not done here; "
-            "use ours, for its steps and guidance with --steps 250 --guidance 3.5."
-        )
+    missing = unmeasured(task, instruments) if paints else task.unmeasured()
+    released = paints and protocol == "published"
+    painted: Painter = released_painter(model, task, instruments.clip) if released else painter(model, steps=steps, guidance=guidance)
+    files.check()
     items = task.read(files)
     items = items if count is None else items[:count]
     check_pictures(task, items)
@@ -103,10 +124,10 @@ def evaluate_benchmark(
         if (task.name, number) in store.records:
             continue
         started = time.perf_counter()
-        record: dict[str, Any] = {"task": task.name, "index": number, "name": items[number].name}
+        record: dict[str, Any] = {"task": task.name, "index": number, "name": items[number].name, "given": _given(items[number])}
         if paints:
             file = partial(picture_file, out / PICTURES, record)
-            record["outcome"] = {"made": paint(model, items[number], settings["decoding"], key("benchmark", seed, task.name, number), file)}
+            record["outcome"] = {"made": paint(items[number], painted, key("benchmark", seed, task.name, number), file)}
         else:
             record["outcome"] = {"made": _make(model, task, items[number], settings)}
             if blind:
@@ -118,8 +139,8 @@ def evaluate_benchmark(
         return {}
     records = [store.records[task.name, number] for number in range(len(items))]
     if paints:
-        painted = Painted(items=items, records=records, folder=out / PICTURES, instruments=instruments, blind=blind, seed=seed)
-        found = figures(task, painted)
+        all_painted = Painted(items=items, records=records, folder=out / PICTURES, instruments=instruments, blind=blind, seed=seed)
+        found = figures(task, all_painted)
     else:
         found = _found(task, items, records, seed)
     each = {row["metric"]: row.pop("each", None) for row in found}
@@ -129,17 +150,24 @@ def evaluate_benchmark(
         **settings,
         "n": len(items),
         "main": task.main,
+        "first_prompt": _words(items[0]),
         "refused": refused,
         "unmeasured": missing,
         "seconds": round(sum(each["seconds"] for each in records), 1),
     }
     write_figures(out, rows, full)
+    own = [{name: values[place] for name, values in each.items() if values is not None} for place in range(len(items))]
+    listed = [{"name": record["name"], "given": record["given"], "scores": scores} for record, scores in zip(records, own, strict=True)]
+    write_atomically(out / ITEMS, (json.dumps(listed, ensure_ascii=False, indent=1) + "\n").encode())
     write_benchmark_report(out / REPORT, out / PICTURES, task, rows, full, items, records, each)
     return {"results": rows, "tasks": {task.name: {"main": task.main}}, **full}
 
 
 def _decoding(task: Task, protocol: str, steps: int, guidance: float) -> dict[str, Any]:
     if task.kind == "picture":
+        if protocol == "published" and (image := task.image) is not None:
+            named = {"steps": image.steps, "guidance": image.guidance, "candidates": image.candidates}
+            return {**named, "first_seeds": FIRST_SEEDS, "chosen_by": "clip" if image.candidates > 1 else None}
         return {"steps": steps, "guidance": guidance, "candidates": 1}
     if task.kind == "options":
         return {"score": "sum of log-probabilities"}
@@ -208,6 +236,24 @@ def _scored(task: Task, made: Sequence[dict[str, Any]], truths: Sequence[dict[st
             values = [score[metric] for score in scores]
             found[metric] = (mean(values), values, None)
     return found | (task.corpus(answers, truths) if task.corpus is not None else {})
+
+
+def _given(item: Item) -> str | None:
+    """Fingerprint of what is asked, words and pictures; None where it cannot be read."""
+    try:
+        document = item.prompt()
+    except MMInterleavedError:
+        return None
+    parts = [segment.text if isinstance(segment, Text) else segment.sha256 for segment in document]
+    return sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _words(item: Item) -> str:
+    """A prompt in words."""
+    try:
+        return "".join(segment.text if isinstance(segment, Text) else "<image>" for segment in item.prompt())
+    except MMInterleavedError as error:
+        return str(error)
 
 
 def _hash(path: Path) -> str:

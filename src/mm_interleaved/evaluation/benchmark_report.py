@@ -67,7 +67,8 @@ def write_benchmark_report(
 
 
 def _notes(protocol: Mapping[str, Any], count: int) -> list[str]:
-    notes = [f"not measured: {name}, which needs {option}" for name, option in protocol["unmeasured"].items()]
+    notes = ["chance, copy and ablation are taken of the demonstrations alone"]
+    notes += [f"not measured: {name}, which needs {option}" for name, option in protocol["unmeasured"].items()]
     if refused := protocol["refused"]:
         name, reason = next(iter(refused.items()))
         notes.append(f"{len(refused)} of {count} items could not be answered and count as wrong, first “{name}”: {reason}")

@@ -17,6 +17,9 @@ from mm_interleaved.evaluation.metrics.frechet import Moments, frechet_distance
 SIDE = 299
 """What an extractor reads, in pixels: the Inception network's side."""
 
+INCEPTION = 2048
+"""Features of the Inception network; a distance of others is no FID."""
+
 PUBLISHED_SIDE = 64
 """To this the release shrank pictures before it compared them."""
 
@@ -29,7 +32,7 @@ class Extractor:
     def __init__(self, path: Path, *, width: int | None = None) -> None:
         """
         Args:
-            width: features that it must have, for example 2048; None takes what comes.
+            width: features that it must have, `INCEPTION` for what is called FID; None takes what comes.
 
         Raises:
             CheckpointError: the file cannot be read.

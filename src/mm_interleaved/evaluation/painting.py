@@ -20,8 +20,8 @@ import numpy as np
 
 from mm_interleaved.data.seeds import key
 from mm_interleaved.data.tuning.places import labels_of
-from mm_interleaved.document import Image, Text
-from mm_interleaved.errors import ConfigError, DataError, MMInterleavedError
+from mm_interleaved.document import Document, Image, Text
+from mm_interleaved.errors import ConfigError, DataError, GenerationError, MMInterleavedError
 from mm_interleaved.evaluation.extractors import Extractor, frechet
 from mm_interleaved.evaluation.metrics.segmentation import mean_overlap, overlaps
 from mm_interleaved.evaluation.networks import CLASSES, Clip, Segmenter
@@ -101,7 +101,30 @@ def picture_file(folder: Path, record: dict[str, Any], number: int) -> Path:
     return folder / f"{record['task']}-{record['index']}-{number}.png"
 
 
-def paint(model: Model, item: Item, decoding: dict[str, Any], seed: int, file: Callable[[int], Path]) -> dict[str, Any]:
+Painter = Callable[[Document, int], tuple[Image, dict[str, Any]]]
+"""A document and a seed → the picture behind it, and what is to be known about it; raises MMInterleavedError where there is none."""
+
+
+def painter(model: Model, *, steps: int, guidance: float) -> Painter:
+    """Paints through the engine.
+
+    Args:
+        steps: denoising steps of a picture.
+        guidance: scale of classifier-free guidance.
+    """
+
+    def painted(document: Document, seed: int) -> tuple[Image, dict[str, Any]]:
+        options: dict[str, Any] = {"max_images": 1, "max_tokens": 1, "force_image": True, "seed": seed}
+        events = model.stream(document, steps=steps, guidance=guidance, **options)
+        image = next((event.image for event in events if isinstance(event, ImageDone)), None)
+        if image is None:
+            raise GenerationError("no picture was painted")
+        return image, {}
+
+    return painted
+
+
+def paint(item: Item, painted: Painter, seed: int, file: Callable[[int], Path]) -> dict[str, Any]:
     """Paints the pictures of an item one after the other, each behind the prompt, all earlier pictures and the words between them.
 
     Args:
@@ -109,25 +132,23 @@ def paint(model: Model, item: Item, decoding: dict[str, Any], seed: int, file: C
         file: number of a picture → where it is kept.
 
     Returns:
-        How many pictures were painted; where they are fewer than wanted, why.
+        How many pictures were painted; where they are fewer than wanted, why; and what there is to be known about each.
     """
     assert item.rest is not None
-    document, number = item.prompt(), 0
+    document = item.prompt()
+    told: list[dict[str, Any]] = []
     for segment in item.rest():
         if isinstance(segment, Text):
             document = document.append(segment)
             continue
-        options: dict[str, Any] = {"max_images": 1, "max_tokens": 1, "force_image": True, "seed": key(seed, number)}
         try:
-            events = model.stream(document, steps=decoding["steps"], guidance=decoding["guidance"], **options)
-            image = next((event.image for event in events if isinstance(event, ImageDone)), None)
+            image, known = painted(document, key(seed, len(told)))
         except MMInterleavedError as error:
-            return {"pictures": number, "reason": str(error)}
-        if image is None:
-            return {"pictures": number, "reason": "no picture was painted"}
-        write_atomically(file(number), image.data)
-        document, number = document.append(image), number + 1
-    return {"pictures": number}
+            return {"pictures": len(told), "reason": str(error)}
+        write_atomically(file(len(told)), image.data)
+        document = document.append(image)
+        told.append(known)
+    return {"pictures": len(told), **({"about": told} if any(told) else {})}
 
 
 def figures(task: Task, painted: Painted) -> list[Row]:

@@ -79,8 +79,7 @@ def scores(made: Mapping[str, str], true: Mapping[str, Sequence[str]], *, meteor
         BackendError: pycocoevalcap or Java is missing.
         DataError: a picture has no caption, or a caption no picture.
     """
-    if find_spec("pycocoevalcap") is None:
-        raise BackendError("caption metrics need pycocoevalcap, which is not installed: pip install 'mm-interleaved[evaluation]'.")
+    unmeasured()
     if set(made) != set(true) or not made:
         odd = sorted(set(made) ^ set(true))[:3]
         raise DataError(
@@ -182,6 +181,17 @@ def _with_java(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     return PTBTokenizer().tokenize({name: [{"caption": caption} for caption in several] for name, several in captions.items()})
+
+
+def unmeasured() -> dict[str, str]:
+    """Metrics that cannot be taken on this machine, and what they need.
+
+    Raises:
+        BackendError: none can, because pycocoevalcap is missing.
+    """
+    if find_spec("pycocoevalcap") is None:
+        raise BackendError("caption metrics need pycocoevalcap, which is not installed: pip install 'mm-interleaved[evaluation]'.")
+    return {} if has_java() else {"METEOR": "a Java runtime (`java`)"}
 
 
 def has_java() -> bool:

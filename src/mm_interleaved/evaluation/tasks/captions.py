@@ -14,7 +14,7 @@ from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.metrics import captions
 from mm_interleaved.evaluation.results import resampled
-from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.files import Files, by_id, member, read_annotations
 from mm_interleaved.evaluation.tasks.task import Item, Task, Whole, unique
 from mm_interleaved.generation import published_options
 
@@ -42,12 +42,8 @@ def coco(files: Files) -> list[Item]:
         place = f", annotations[{number}]"
         caption = member(each, "caption", files.annotations, place)
         texts.setdefault(member(each, "image_id", files.annotations, place), []).append(caption)
-    names = {
-        member(image, "id", files.annotations, f", images[{number}]"): str(
-            member(image, "file_name", files.annotations, f", images[{number}]")
-        )
-        for number, image in enumerate(member(values, "images", files.annotations))
-    }
+    images = by_id(values, "images", files.annotations)
+    names = {name: str(member(image, "file_name", files.annotations, f", picture {name}")) for name, image in images.items()}
     if missing := sorted(set(names) - set(texts), key=str):
         raise DataError(f"{files.annotations}: picture {missing[0]} has no caption; the set is incomplete.")
     return unique([_item(files, names[number], texts[number], CAPTION) for number in names], files.annotations)
@@ -92,7 +88,16 @@ def first_sentence(text: str) -> str:
 
 def _task(name: str, about: str, read: Callable[[Files], list[Item]], options: Any, cut: Callable[[str], str] = str.strip) -> Task:
     return Task(
-        name=name, about=about, kind="words", main="CIDEr", read=read, corpus=corpus, extract=cut, published_extract=cut, text=options
+        name=name,
+        about=about,
+        kind="words",
+        main="CIDEr",
+        read=read,
+        corpus=corpus,
+        unmeasured=captions.unmeasured,
+        extract=cut,
+        published_extract=cut,
+        text=options,
     )
 
 

@@ -11,7 +11,7 @@ from mm_interleaved.data.tuning.prompts import fill
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.metrics.ranking import ndcg, rank_of, retrieval
-from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.files import Files, by_id, member, read_annotations
 from mm_interleaved.evaluation.tasks.task import Item, Scores, Task, unique
 
 IMAGE_NAME = "VisualDialog_val2018_{image_id:012d}.jpg"
@@ -24,7 +24,7 @@ def visdial(files: Files) -> list[Item]:
         raise DataError("--other: NDCG needs visdial_1.0_val_dense_annotations.json, which says how relevant each answer is.")
     contents = member(read_annotations(files.annotations, dict, "an object with 'data'"), "data", files.annotations)
     questions, answers = (member(contents, name, files.annotations) for name in ("questions", "answers"))
-    dialogs = {dialog["image_id"]: dialog for dialog in member(contents, "dialogs", files.annotations)}
+    dialogs = by_id(contents, "dialogs", files.annotations, "image_id")
     items = []
     for number, each in enumerate(read_annotations(files.other, list, "a list of relevances")):
         image_id, turn = (member(each, name, files.other, f"[{number}]") for name in ("image_id", "round_id"))

@@ -24,6 +24,15 @@ class Files:
     other: Path | None = None
     """A second official file, where a benchmark has one: questions, boxes, relevances, a split; or a folder: label maps."""
 
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigError: no folder of pictures was given, or it is none; every question would count as wrong.
+        """
+        if self.images is None or not self.images.is_dir():
+            given = "nothing was given" if self.images is None else f"{self.images} is none"
+            raise ConfigError(f"--images: this benchmark shows pictures; expected the folder that holds them, {given}.")
+
     def picture(self, name: str) -> Image:
         """Opens a picture of the folder.
 
@@ -71,6 +80,21 @@ def member(values: Any, name: str, path: Path, place: str = "") -> Any:
     if not isinstance(values, dict) or name not in values:
         raise DataError(f"{path}{place}: expected the field '{name}'; is it the file of another year or benchmark?")
     return values[name]
+
+
+def by_id(values: Any, part: str, path: Path, name: str = "id") -> dict[Any, Any]:
+    """The entries of a list by their ids.
+
+    Raises:
+        DataError: the list or an id is not there, or an id stands twice.
+    """
+    found: dict[Any, Any] = {}
+    for number, each in enumerate(member(values, part, path)):
+        own = member(each, name, path, f", {part}[{number}]")
+        if own in found:
+            raise DataError(f"{path}: two of '{part}' have the {name} {own}; one would be lost, or count twice. Download the file again.")
+        found[own] = each
+    return found
 
 
 def whole(records: Iterable[Record], path: Path) -> list[Record]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
-from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.files import Files, by_id, member, read_annotations
 from mm_interleaved.evaluation.tasks.task import Item, Task, unique
+from mm_interleaved.generation.published_options import TEXT_TO_IMAGE
 
 MOST = 30_000
 """Prompts of the published evaluation."""
@@ -26,11 +28,11 @@ def coco(files: Files) -> list[Item]:
         caption = str(member(each, "caption", files.annotations, place))
         first.setdefault(member(each, "image_id", files.annotations, place), caption.strip().lower())
     items = []
-    for number, image in enumerate(member(values, "images", files.annotations)):
-        name = member(image, "id", files.annotations, f", images[{number}]")
+    for name, image in by_id(values, "images", files.annotations).items():
         if name not in first:
             raise DataError(f"{files.annotations}: picture {name} has no caption; the set is incomplete.")
-        items.append(_item(files, str(image["file_name"]), first[name], str(image["file_name"])))
+        file = str(member(image, "file_name", files.annotations, f", picture {name}"))
+        items.append(_item(files, file, first[name], file))
     return unique(items[:MOST], files.annotations)
 
 
@@ -71,7 +73,15 @@ def _item(files: Files, name: str, caption: str, picture: str) -> Item:
 MEASURES = ("fid", "clip_score")
 
 TASKS = (
-    Task(name="coco_images", about="captions_val2014.json", kind="picture", main="fid", measures=MEASURES, read=coco),
+    Task(
+        name="coco_images",
+        about="captions_val2014.json",
+        kind="picture",
+        main="fid",
+        measures=MEASURES,
+        read=coco,
+        image=TEXT_TO_IMAGE,
+    ),
     Task(
         name="narratives_images",
         about="Localized Narratives' coco_val_captions.jsonl",
@@ -79,5 +89,6 @@ TASKS = (
         main="fid",
         measures=MEASURES,
         read=narratives,
+        image=replace(TEXT_TO_IMAGE, candidates=1),
     ),
 )

@@ -9,7 +9,7 @@ from mm_interleaved.data.tuning.prompts import QUESTION, UNANSWERABLE, fill
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.metrics.answers import exact_accuracy, vqa_accuracy
-from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.files import Files, by_id, member, read_annotations
 from mm_interleaved.evaluation.tasks.task import Item, Scores, Task, unique
 from mm_interleaved.generation.published_options import ANSWER
 
@@ -20,12 +20,8 @@ def vqa(files: Files) -> list[Item]:
     """VQAv2, OK-VQA: `*_annotations.json`, and `*_questions.json` as second file; both of the same year and split."""
     if files.other is None:
         raise DataError("--other: VQA's questions stand in a file of their own; give the *_questions.json beside --annotations.")
-    answers: dict[int, list[str]] = {}
-    for number, each in enumerate(member(read_annotations(files.annotations, dict, "an object"), "annotations", files.annotations)):
-        name = member(each, "question_id", files.annotations, f", annotations[{number}]")
-        if name in answers:
-            raise DataError(f"{files.annotations}: two annotations for question {name}; a question that counts twice changes the figure.")
-        answers[name] = _said(each, files)
+    annotated = by_id(read_annotations(files.annotations, dict, "an object"), "annotations", files.annotations, "question_id")
+    answers = {name: _said(each, files) for name, each in annotated.items()}
     items = []
     for number, each in enumerate(member(read_annotations(files.other, dict, "an object"), "questions", files.other)):
         name = member(each, "question_id", files.other, f", questions[{number}]")

@@ -15,7 +15,7 @@ from mm_interleaved.data.tuning.prompts import GROUND, fill
 from mm_interleaved.document import Document, Image
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.reading import HIT
-from mm_interleaved.evaluation.tasks.files import Files, member, read_annotations
+from mm_interleaved.evaluation.tasks.files import Files, by_id, member, read_annotations
 from mm_interleaved.evaluation.tasks.task import Item, Scores, Task, unique
 from mm_interleaved.generation.published_options import PublishedTextOptions
 
@@ -38,8 +38,7 @@ def refcoco(files: Files, split: str) -> list[Item]:
     else:
         references = read_annotations(files.annotations, list, "a list of references")
     described = read_annotations(files.other, dict, "an object with 'annotations' and 'images'")
-    boxes = {each["id"]: each["bbox"] for each in member(described, "annotations", files.other)}
-    images = {each["id"]: each for each in member(described, "images", files.other)}
+    boxes, images = (by_id(described, part, files.other) for part in ("annotations", "images"))
     items = []
     for number, each in enumerate(references):
         place = f"[{number}]"
@@ -54,8 +53,8 @@ def refcoco(files: Files, split: str) -> list[Item]:
                     files,
                     f"{each.get('ref_id', number)}#{turn}",
                     member(sentence, "sent", files.annotations, place),
-                    boxes[box],
-                    images[image],
+                    member(boxes[box], "bbox", files.other, f", box {box}"),
+                    {name: member(images[image], name, files.other, f", picture {image}") for name in ("file_name", "width", "height")},
                 )
             )
     return unique(items, files.annotations)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mm_interleaved.document import Document
 from mm_interleaved.errors import DataError
 from mm_interleaved.evaluation.tasks.files import Files
-from mm_interleaved.generation.published_options import PublishedTextOptions
+from mm_interleaved.generation.published_options import PublishedImageOptions, PublishedTextOptions
 
 Scores = dict[str, float]
 """Metric → value of one item."""
@@ -66,6 +66,10 @@ class Task:
     """How painted pictures are compared: names of `evaluation/painting.py`."""
     text: PublishedTextOptions = field(default_factory=PublishedTextOptions)
     """Released settings of the text."""
+    image: PublishedImageOptions | None = None
+    """Released settings of a picture; None where the release came without."""
+    unmeasured: Callable[[], dict[str, str]] = dict
+    """Metrics that cannot be taken on this machine, and what they need; raises BackendError where none can."""
 
 
 def unique(items: Iterable[Item], path: Path) -> list[Item]:
