@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mm_interleaved.cli.main import app
+from tests.evaluation.material import paint, write
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,23 @@ def test_two_folders_are_compared(folder, tmp_path):
     assert run.exit_code == 0, run.stderr
     assert "exact" in run.stdout
     assert evaluate("compare", tmp_path / "a").exit_code == 2
+
+
+def test_an_extractor_of_another_width_than_inceptions_is_refused(folder, tmp_path, extractor):
+    run = evaluate("--suite", "coco_images", "--annotations", tmp_path / "a.json", "--extractor", extractor, "--model", folder)
+    assert run.exit_code == 2
+    assert "expected features of width 2048, got 3" in run.stderr
+
+
+def test_a_benchmark_is_measured_and_two_of_it_are_compared(folder, tmp_path):
+    data = [{"question_id": number, "image_id": f"{number}", "question": "what?", "answers": ["stop"] * 10} for number in range(2)]
+    official = ("--annotations", write(tmp_path / "t.json", {"data": data}), "--images", paint(tmp_path / "images", "0.jpg", "1.jpg"))
+    for protocol in ("ours", "published"):
+        options = ("--suite", "textvqa", "--model", folder, "-o", tmp_path / protocol, "--protocol", protocol)
+        run = evaluate(*options, *official)
+        assert run.exit_code == 0 and "accuracy" in run.stdout, run.stderr
+    run = evaluate("compare", tmp_path / "ours", tmp_path / "published")
+    assert run.exit_code == 0 and "textvqa" in run.stdout, run.stderr
 
 
 def test_a_part_is_a_place_among_parts(folder, tmp_path):

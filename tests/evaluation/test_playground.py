@@ -5,9 +5,11 @@ import json
 import pytest
 
 from mm_interleaved.data.playground.tasks import sample
+from mm_interleaved.data.playground.world import WorldConfig
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.evaluation.making import GREY, Maker, blinded
 from mm_interleaved.evaluation.playground import evaluate, world_of
+from mm_interleaved.evaluation.reading import SCORERS
 from tests.evaluation.conftest import WORLD
 
 QUICK = {"steps": 1, "guidance": 1.0, "count": 2}
@@ -22,11 +24,30 @@ def test_all_tasks_are_measured(eager_model, tmp_path):
         assert 0 <= row["low"] <= row["score"] <= row["high"] <= 1
         assert row["n"] in (1, 2)
         assert row["split"] == "train"
-    assert all(row["blind"] is not None for row in main.values())
+    for task, row in main.items():
+        assert row["blind"] is not None and row["chance"] is not None and row["ceiling"] == 1.0, task
+        assert set(report["tasks"][task]["absent"]) == {name for name in ("copy",) if row[name] is None}
+    # A copy of the picture that is given has its style and its thing, of which one is wanted.
+    copied = {row["metric"]: row["copy"] for row in report["results"] if row["task"] == "style"}
+    assert copied["style"] == 1.0 and copied["both"] == copied["thing"] == 0.0
+    assert report["tasks"]["style"]["first prompt"].startswith("<image>")
+    assert "no copy: the prompt holds nothing of the kind that is wanted" in (tmp_path / "report.html").read_text("utf-8")
     assert next(row for row in report["results"] if row["metric"] == "drawn")["score"] == 1.0
     page = (tmp_path / "sheet.html").read_text("utf-8")
     assert page.count('alt="generated"') >= 4
     assert "http" not in page
+
+
+def test_true_answers_are_right_and_what_lacks_is_explained(model, tmp_path):
+    report = evaluate(model, WorldConfig(split="test"), tmp_path, tasks=tuple(SCORERS), ablate=False, **QUICK)
+    for row in report["results"]:
+        if row["metric"] != report["tasks"][row["task"]]["main"]:
+            continue
+        assert row["ceiling"] == 1.0, row["task"]
+        assert row["chance"] is not None or row["task"] == "logo"  # of an introduction no whole can be guessed
+        absent = report["tasks"][row["task"]]["absent"]
+        assert set(absent) == {name for name in ("chance", "blind", "copy", "ceiling", "ablation") if row[name] is None}
+        assert absent["ablation"] == "not asked for (--no-ablation)"
 
 
 def test_a_resumed_evaluation_gives_the_same_results(model, tmp_path):

@@ -128,8 +128,12 @@ class Maker:
                 outcome["blind"] = self._production(sample, blind[place])
             if sample.task in larger.TASKS:
                 outcome |= self._judged_against(sample, None if place in blind else _neighbour(told["made"], place))
-            elif any(not isinstance(part, str) for part in sample.segments[sample.prompt :]):
-                outcome["ceiling"] = self._production(sample, Told(sample.segments[sample.prompt :], ended=True))
+            else:
+                wanted = sample.segments[sample.prompt :]
+                outcome["ceiling"] = self._production(sample, Told(wanted, ended=True))
+                # Of the other tasks here none is given a picture where one is wanted; for words see `reading.copied`.
+                copied = _copied(prompts[place], wanted) if sample.task == "style" else None
+                outcome["copy"] = None if copied is None else self._production(sample, copied)
             made.append(Made(outcome, told["made"][place].pictures))
         return made
 

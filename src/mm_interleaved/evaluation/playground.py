@@ -37,7 +37,7 @@ from mm_interleaved.document import Image
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.evaluation.making import Made, Maker
 from mm_interleaved.evaluation.report import write_report
-from mm_interleaved.evaluation.results import FIELDS, MAIN, results
+from mm_interleaved.evaluation.results import FIELDS, MAIN, Row, absent, results
 from mm_interleaved.evaluation.sheet import SHOWN, write_sheet
 from mm_interleaved.evaluation.store import WHOLE, Part, Store
 from mm_interleaved.export.files import write_atomically
@@ -207,7 +207,16 @@ def evaluate(
         return {}
     records = [store.records[member] for member in wanted]
     rows = results(records, world, seed)
-    protocol |= {"tasks": {task: _about(task, [record for record in records if record["task"] == task]) for task in tasks}, "n": count}
+    about = {
+        task: _about(
+            task,
+            [record for record in records if record["task"] == task],
+            next(row for row in rows if row["task"] == task and row["metric"] == MAIN[task]),
+            asked(task, 0),
+        )
+        for task in tasks
+    }
+    protocol |= {"tasks": about, "n": count}
     write_figures(out, rows, protocol)
     drawn = [record for record in records if record["index"] < SHOWN]
     write_report(out / REPORT, out / PICTURES, rows, protocol, drawn, asked, world)
@@ -227,12 +236,14 @@ def _record(model: Model, task: str, index: int, question: Sample, found: Made, 
     }
 
 
-def _about(task: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a reader of a task's figures must know: its main metric, what it took, and what stood in the way."""
+def _about(task: str, records: Sequence[dict[str, Any]], main: Row, first: Sample) -> dict[str, Any]:
+    """What a reader of a task's figures must know: its main metric, how it asks, what it took, what stood in the way and what lacks."""
     reasons = Counter(record["outcome"]["made"]["reason"] for record in records if "reason" in record["outcome"]["made"])
     return {
         "row": ROWS[task],
         "main": MAIN[task],
+        "first prompt": "".join(part if isinstance(part, str) else "<image>" for part in first.segments[: first.prompt]),
+        "absent": absent(main),
         "seconds": round(sum(record["seconds"] for record in records), 1),
         "prompts with words that the model never read": sum(bool(record["unknown"]) for record in records),
         "refused": sum(reasons.values()),

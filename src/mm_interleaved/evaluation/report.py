@@ -140,6 +140,7 @@ def _notes(about: Mapping[str, Any], count: int) -> str:
     notes = [f"{about['seconds']:.0f} s of computing"]
     if unread := about["prompts with words that the model never read"]:
         notes.append(f"{unread} of {count} prompts hold words that this model never read")
+    notes += [f"no {name}: {reason}" for name, reason in about["absent"].items()]
     if about["refused"]:
         reasons = "; ".join(f"{number} × {reason}" for reason, number in about["reasons"].items())
         notes.append(f"{about['refused']} prompts could not be taken and count as wrong: {reasons}")

@@ -4,7 +4,7 @@
     blind       the same model without what the task is about: grey instead of the given pictures, or, where nothing is given but words,
                 another sample's prompt
     copy        a reader that copies something near at hand
-    ceiling     what the judge gives the true pictures: its own mistakes
+    ceiling     what the judge gives the true words and pictures: its own mistakes
     ablation    the same model with closed synchronizers
 
 A prompt that the model cannot take counts as wrong in everything; no sample is left out.
@@ -48,6 +48,15 @@ MAIN = {
 BLIND_KIND = {"picture": "other_prompt", "story": "other_prompt"}
 """What the blind baseline lacks in tasks of `making` that give no picture; in the others it is `grey`."""
 
+ABSENT = {
+    "chance": "words cannot be guessed, nor can a whole map",
+    "blind": "one sample has no other prompt",
+    "copy": "the prompt holds nothing of the kind that is wanted",
+    "ceiling": "the samples were made before it was taken",
+    "ablation": "not asked for (--no-ablation)",
+}
+"""Why a task's main figure lacks a baseline."""
+
 FORMS = ("form", "turn", "kind")
 """Fields of the truth that divide a task into forms, each measured apart as well."""
 
@@ -85,6 +94,11 @@ def results(records: Sequence[Record], world: World, seed: int) -> list[Row]:
     return rows
 
 
+def absent(row: Row) -> dict[str, str]:
+    """Baselines that a task's main figure lacks, and why."""
+    return {name: reason for name, reason in ABSENT.items() if row[name] is None}
+
+
 def score(record: Record, names: Names, production: str = "made") -> Scores:
     """A sample's scores by one of its productions; empty where there is none of that kind."""
     made = record["outcome"].get(production)
@@ -114,7 +128,7 @@ def blind_score(record: Record, other: Record, names: Names) -> Scores:
 
 
 def ceiling_score(record: Record, names: Names) -> Scores:
-    """What the judge gives the true pictures. Empty for tasks without pictures to judge."""
+    """What the judge gives the true words and pictures."""
     found = score(record, names, "ceiling")
     if record["task"] == "story" and found:
         return scoring.story(record["truth"]["texts"], record["outcome"]["ceiling"]["panels"], True, record["truth"], names)
