@@ -3,8 +3,9 @@
     python scripts/pretrain_then_tune.py -o out/tuned                                        # all five tasks; hours on a CPU
     python scripts/pretrain_then_tune.py -o out/tuned --task referring --steps 20 --n 20
 
-The model in the box is the pre-trained one: it saw few referring expressions and label maps. For each task three models are measured
-on the same held-out samples: the box as it is, the box after `recipes/playground-tune.yaml`, and `recipes/playground-tune-scratch.yaml`.
+The model in the box is the pre-trained one: it saw few referring expressions and label maps. For each task four columns are measured
+on the same held-out samples: the box as it is, without and with four solved examples before each prompt, the box after
+`recipes/playground-tune.yaml`, and, after the same steps, `recipes/playground-tune-scratch.yaml`.
 A run that is killed goes on when the same command is given again. OUT/table.md holds the table.
 """
 
@@ -30,7 +31,9 @@ TASKS = {
 """Tasks of the playground that stand for the paper's."""
 
 RECIPES = {"tuned": "recipes/playground-tune.yaml", "scratch": "recipes/playground-tune-scratch.yaml"}
-MODELS = ("box", *RECIPES)
+SHOTS = {"zero-shot": 0, "4-shot": 4}
+"""Solved examples before each prompt of the box."""
+COLUMNS = (*SHOTS, *RECIPES)
 
 
 def trained(kind: str, task: str, out: Path, steps: int | None) -> Path:
@@ -41,16 +44,16 @@ def trained(kind: str, task: str, out: Path, steps: int | None) -> Path:
     return finished.final
 
 
-def measured(folder: Path, task: str, out: Path, count: int) -> float:
+def measured(folder: Path, task: str, out: Path, count: int, shots: int = 0) -> float:
     """The main metric of a task."""
-    found = evaluate(load(folder), world_of(BOX, "test"), out, tasks=[task], count=count, steps=12, ablate=False)
+    found = evaluate(load(folder), world_of(BOX, "test"), out, tasks=[task], count=count, steps=12, ablate=False, shots=shots)
     return next(float(row["score"]) for row in found["results"] if row["task"] == task and row["metric"] == MAIN[task])
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     """The figures as Markdown."""
-    lines = [f"| task (metric) | {' | '.join(MODELS)} |", "|---" * (1 + len(MODELS)) + "|"]
-    lines += [f"| {TASKS[task]} ({MAIN[task]}) | {' | '.join(f'{row[kind]:.0%}' for kind in MODELS)} |" for task, row in rows.items()]
+    lines = [f"| task (metric) | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    lines += [f"| {TASKS[task]} ({MAIN[task]}) | {' | '.join(f'{row[column]:.0%}' for column in COLUMNS)} |" for task, row in rows.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -63,8 +66,11 @@ def main() -> None:
     chosen = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
     for task in chosen.task or TASKS:
-        folders = {"box": BOX, **{kind: trained(kind, task, chosen.output / "runs", chosen.steps) for kind in RECIPES}}
-        rows[task] = {kind: measured(folder, task, chosen.output / "figures" / kind / task, chosen.n) for kind, folder in folders.items()}
+        figures = chosen.output / "figures"
+        rows[task] = {name: measured(BOX, task, figures / name / task, chosen.n, shots) for name, shots in SHOTS.items()}
+        for kind in RECIPES:
+            tuned = trained(kind, task, chosen.output / "runs", chosen.steps)
+            rows[task][kind] = measured(tuned, task, figures / kind / task, chosen.n)
         write_atomically(chosen.output / "table.md", table(rows).encode())
         print(table({task: rows[task]}).splitlines()[-1], flush=True)
 

@@ -124,6 +124,6 @@ def test_wrong_wishes_to_embed_are_named(mmi, questions, model, tmp_path):
     out = ("-o", tmp_path / "v")
     assert_user_error(mmi("data", "embed", questions, "askde", *out), "no source 'askde'", "asked")
     assert_user_error(mmi("data", "embed", questions, "asked", *out, "--model", model, "--clip", tmp_path), "exclude each other")
-    assert_user_error(mmi("data", "embed", questions, "asked", *out, "--clip", tmp_path), "holds no CLIP")
+    assert_user_error(mmi("data", "embed", questions, "asked", *out, "--clip", tmp_path), "expected a folder with a CLIP")
     assert_user_error(mmi("data", "embed", questions, "asked", *out, "--model", tmp_path), str(tmp_path))
     assert not (tmp_path / "v").exists()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from mm_interleaved.checkpoint.clip import Clip
 from mm_interleaved.document import Image
 from mm_interleaved.errors import CheckpointError
 from mm_interleaved.evaluation.benchmark import evaluate_benchmark
-from mm_interleaved.evaluation.networks import Clip
 from mm_interleaved.evaluation.painting import Instruments
 from mm_interleaved.evaluation.tasks import TASKS
 from mm_interleaved.evaluation.tasks.files import Files

@@ -99,6 +99,28 @@ def test_the_world_is_the_one_of_training(tmp_path):
     assert world_of(None, "train").split == "train"
 
 
+def test_solved_examples_stand_before_the_prompt_and_are_never_asked(model, tmp_path, monkeypatch):
+    documents = []
+    made = Maker._continue
+
+    def continued(maker, samples, prompts, *rest, **named):
+        documents.extend(prompts)
+        return made(maker, samples, prompts, *rest, **named)
+
+    monkeypatch.setattr(Maker, "_continue", continued)
+    plain = evaluate(model, WORLD, tmp_path / "plain", tasks=["question"], count=2, steps=1, ablate=False)
+    asked, documents[:] = documents[:2], []
+    shown = evaluate(model, WORLD, tmp_path / "shown", tasks=["question"], count=2, steps=1, ablate=False, shots=2)
+    for before, after in zip(asked, documents[:2], strict=True):
+        pictures = [[part for part in prompt if not isinstance(part, str)] for prompt in (before, after)]
+        assert len(pictures[1]) == 3 * len(pictures[0]) and after[-1] == before[-1]
+        assert (pictures[1][-1] == pictures[0][-1]).all() and not (pictures[1][0] == pictures[0][0]).all()
+        assert [part for part in after if isinstance(part, str)].count("\n") == 2, "two answers"
+    assert shown["shots"] == 2 and "shots" not in plain
+    with pytest.raises(ConfigError, match="shots"):
+        evaluate(model, WORLD, tmp_path / "shown", tasks=["question"], count=2, steps=1, ablate=False)
+
+
 def test_a_world_of_another_version_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_text("data: {world: {moons: 7}}\n", "utf-8")
     with pytest.raises(ConfigError, match="moons"):

@@ -9,8 +9,8 @@ from mm_interleaved.document import Image, Text
 from mm_interleaved.errors import CheckpointError, DataError, LayoutError, ShapeError
 from mm_interleaved.evaluation.benchmark import evaluate_benchmark
 from mm_interleaved.evaluation.metrics.segmentation import mean_overlap, overlaps
-from mm_interleaved.evaluation.networks import Segmenter
 from mm_interleaved.evaluation.painting import Instruments
+from mm_interleaved.evaluation.segmenter import Segmenter
 from mm_interleaved.evaluation.tasks import TASKS
 from mm_interleaved.evaluation.tasks.files import Files
 from tests.evaluation.material import paint, save_clip, save_segmenter, write

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from mm_interleaved.checkpoint.clip import Clip
 from mm_interleaved.document import Image, Text
 from mm_interleaved.errors import DataError, LayoutError
 from mm_interleaved.evaluation.benchmark import evaluate_benchmark
 from mm_interleaved.evaluation.extractors import Extractor
-from mm_interleaved.evaluation.networks import Clip
 from mm_interleaved.evaluation.painting import Instruments
 from mm_interleaved.evaluation.tasks import TASKS
 from mm_interleaved.evaluation.tasks.files import Files

@@ -159,20 +159,19 @@ def test_a_rank_of_words_and_a_rank_of_pictures_equal_one_process(recipe_file, l
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_a_run_whose_rank_is_killed_goes_on_identically(recipe_file, launch, tmp_path, engine):
-    path = recipe_file(training={"steps": 12, "batch_size": 4, "save_every": 2})
+    path = recipe_file(training={"steps": 16, "batch_size": 4, "save_every": 2})
     whole = launch(path, "whole", f"training.engine={engine}")
     random = np.random.default_rng()
-    for rank in (0, 1):
+    for rank, first in ((0, 2), (1, 7)):
+        step = int(random.integers(first, first + 5))
         arguments = (str(tmp_path / "program.py"), str(path), f"output={tmp_path / 'killed'}", f"training.engine={engine}")
         started = subprocess.Popen(command(2, *arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         table, deadline = tmp_path / "killed" / "losses.csv", time.monotonic() + TIMEOUT
-        while started.poll() is None and time.monotonic() < deadline and not (table.exists() and len(rows(table.parent)) > 2):
-            time.sleep(0.05)
-        time.sleep(float(random.uniform(0, 0.5)))
-        ranks = [child for child in psutil.Process(started.pid).children() if "program.py" in " ".join(child.cmdline())]
-        if len(ranks) == 2:
-            ranks[rank].send_signal(signal.SIGKILL)
-        started.wait(timeout=TIMEOUT)
+        while started.poll() is None and time.monotonic() < deadline and not (table.exists() and table.read_text().count("\n") > step):
+            time.sleep(0.02)
+        ranks = {child.environ()["RANK"]: child for child in psutil.Process(started.pid).children() if "RANK" in child.environ()}
+        ranks[str(rank)].send_signal(signal.SIGKILL)
+        assert started.wait(timeout=TIMEOUT) != 0, f"rank {rank} was killed after step {step}, and nobody noticed"
     assert launch(path, "killed", f"training.engine={engine}") == whole
 
 

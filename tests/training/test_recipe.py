@@ -6,11 +6,13 @@ import pytest
 import yaml
 
 from mm_interleaved.data.kinds import make_source
+from mm_interleaved.data.playground.tasks import TASKS
 from mm_interleaved.errors import ConfigError
+from mm_interleaved.generation.load import BOX
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.training.assembly import make_corpus
 from mm_interleaved.training.optim import freeze
-from mm_interleaved.training.recipe import changed_keys, read_model_config, read_recipe
+from mm_interleaved.training.recipe import changed_keys, read_model_config, read_recipe, read_saved_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "models")
@@ -35,6 +37,14 @@ def test_every_recipe_describes_a_model_a_corpus_and_trainable_parts(path):
         model = MMInterleavedForConditionalGeneration(config)
     # An objective's heads are none of the model's.
     assert freeze(model, [pattern for pattern in recipe.trainable if pattern != "!heads.*"])
+
+
+def test_training_on_own_pictures_rehearses_every_task_that_the_box_learnt():
+    own = read_recipe(ROOT / "recipes" / "finetune-own.yaml").data.tasks
+    assert own.keys() == TASKS.keys()
+    learnt = read_saved_recipe(BOX / "recipe.yaml")["data"]["tasks"]
+    often = {task for task, weight in learnt.items() if weight > 0.01 * sum(learnt.values())}
+    assert often and all(own[task] > 0 for task in often)
 
 
 def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):

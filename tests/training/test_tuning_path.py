@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,10 @@ def test_the_table_of_tuned_models_is_made_and_gone_on_with(tmp_path, monkeypatc
     for _ in range(2):
         runpy.run_path(str(ROOT / "scripts" / "pretrain_then_tune.py"), run_name="__main__")
         heading, _, row = (tmp_path / "table.md").read_text().splitlines()
-        assert heading == "| task (metric) | box | tuned | scratch |"
-        box, tuned, scratch = (int(cell.strip(" %")) for cell in row.split("|")[2:5])
-        assert box > scratch, "nano answers some of eight questions, two steps from scratch teach none of them"
-        assert 0 <= tuned <= 100
+        assert heading == "| task (metric) | zero-shot | 4-shot | tuned | scratch |"
+        zero, four, tuned, scratch = (int(cell.strip(" %")) for cell in row.split("|")[2:6])
+        assert zero > scratch, "nano answers some of eight questions, two steps from scratch teach none of them"
+        assert 0 <= four <= 100 and 0 <= tuned <= 100
+        protocols = [json.loads(path.read_text()) for path in sorted((tmp_path / "figures").glob("*/question/protocol.json"))]
+        assert [protocol.get("shots", 0) for protocol in protocols] == [4, 0, 0, 0], "4-shot, scratch, tuned, zero-shot"
+        assert protocols[0]["tasks"]["question"]["refused"] == 0

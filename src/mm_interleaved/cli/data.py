@@ -151,9 +151,10 @@ def embed(
     as_json: JsonOption = False,
 ) -> None:
     """Compute a vector of every picture of a source, so that solved examples can be those with the most similar pictures."""
+    from mm_interleaved.checkpoint.clip import Clip
     from mm_interleaved.data.sources import Skips
     from mm_interleaved.generation.load import BOX
-    from mm_interleaved.training.neighbours import embed_by_clip, embed_by_model, embed_source
+    from mm_interleaved.training.neighbours import embed_by_model, embed_source
 
     output = Output(as_json=as_json)
     named = {one.name: one for one in _sources(recipe)}
@@ -162,7 +163,8 @@ def embed(
     if model is not None and clip is not None:
         raise ConfigError("--model and --clip exclude each other; name one.")
     skips = Skips()
-    count = embed_source(named[source], embed_by_model(model or BOX) if clip is None else embed_by_clip(clip), out, skips)
+    embed = embed_by_model(model or BOX) if clip is None else Clip(clip, words=False).pictures
+    count = embed_source(named[source], embed, out, skips)
     skipped = skips.by_reason(source)
     output.say(f"{source}: {count} vectors in {out}; skipped: {_reasons(skipped)}")
     output.result({"file": str(out), "vectors": count, "skipped": skipped})

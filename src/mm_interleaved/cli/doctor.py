@@ -24,7 +24,7 @@ def doctor(
         str | None, typer.Option(help=f"Folder of a checkpoint, '{NANO}' or '{RELEASED}': its memory is planned; by default the box.")
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="Devices that FSDP shards over, in the memory plan.")] = 1,
-    train: Annotated[Path | None, typer.Option(help="A recipe: the memory of its training is weighed, on its first micro-batch.")] = None,
+    train: Annotated[Path | None, typer.Option(help="A recipe: the memory of its training is weighed, on its first batches.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of that recipe: training.batch_size=8.")
     ] = None,
@@ -67,7 +67,9 @@ def _training(path: Path, changes: list[str], processes: int, output: Output) ->
     from mm_interleaved.training.recipe import read_recipe
 
     plan = plan_training(read_recipe(path, changes), processes=processes).as_json()
-    sizes = ", ".join(f"{name} {_gib(plan[name])}" for name in ("weights", "gradients", "moments", "average", "activations"))
+    sizes = ", ".join(
+        f"{name} {_gib(plan[name])}" for name in ("weights", "gradients", "moments", "average", "activations", "batches", "process", "gaps")
+    )
     trained = f"{plan['trained'] / 1e6:,.2f} M numbers trained"
     output.say(f"training {path} on each of {processes}: {_gib(plan['total'])} GiB ({sizes}); {trained}")
     return plan

@@ -47,12 +47,13 @@ def evaluate(
     """Measure a model. Samples finished in the output folder are not made again; Ctrl-C loses none of them."""
     import torch
 
+    from mm_interleaved.checkpoint.clip import Clip
     from mm_interleaved.evaluation import compare, playground
     from mm_interleaved.evaluation import languages as both_languages
     from mm_interleaved.evaluation.benchmark import PROTOCOLS, evaluate_benchmark
     from mm_interleaved.evaluation.extractors import INCEPTION, Extractor
-    from mm_interleaved.evaluation.networks import Clip, Segmenter
     from mm_interleaved.evaluation.painting import Instruments
+    from mm_interleaved.evaluation.segmenter import Segmenter
     from mm_interleaved.evaluation.store import WHOLE
     from mm_interleaved.evaluation.tasks import TASKS
     from mm_interleaved.evaluation.tasks.files import Files

@@ -104,14 +104,16 @@ class Maker:
         self._pack = world.pack
         self._judge = TemplateJudge(world.pack, world.train_things, range(world.config.styles))
 
-    def make(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Made]:
+    def make(self, samples: Sequence[Sample], seeds: Sequence[int], *, solved: Sequence[Sequence[Sample]] | None = None) -> list[Made]:
         """Continues the prompts of some samples of one task, side by side.
 
         Args:
             samples: all of the same task.
             seeds: of the noise, one per sample; every production of a sample has the same.
+            solved: for each of them the samples that stand before its prompt, answers included; None stands for none.
         """
-        prompts = [sample.segments[: sample.prompt] for sample in samples]
+        shown = solved or [()] * len(samples)
+        prompts = [(*examples_of(before), *sample.segments[: sample.prompt]) for before, sample in zip(shown, samples, strict=True)]
         told = {"made": self._continue(samples, prompts, seeds)}
         seen = [place for place, prompt in enumerate(prompts) if any(not isinstance(part, str) for part in prompt)]
         if seen:
@@ -222,6 +224,11 @@ class _Ending:
             return isinstance(told[-1], ImageDone) and sum(isinstance(event, ImageDone) for event in told) >= self.pictures
         written = "".join(event.text for event in told if isinstance(event, TextDelta))
         return self._sentences > 0 and sum(written.count(end) for end in ENDS) >= self._sentences
+
+
+def examples_of(solved: Sequence[Sample]) -> tuple[Segment, ...]:
+    """Solved examples, one after the other, each with a new line behind its answer."""
+    return tuple(part for sample in solved for part in (*sample.segments, "\n"))
 
 
 def blinded(prompt: Sequence[Segment]) -> tuple[Segment, ...]:

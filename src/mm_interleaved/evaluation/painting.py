@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from mm_interleaved.checkpoint.clip import Clip
 from mm_interleaved.data.seeds import key
 from mm_interleaved.data.tuning.places import labels_of
 from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.errors import ConfigError, DataError, GenerationError, MMInterleavedError
 from mm_interleaved.evaluation.extractors import Extractor, frechet
 from mm_interleaved.evaluation.metrics.segmentation import mean_overlap, overlaps
-from mm_interleaved.evaluation.networks import CLASSES, Clip, Segmenter
 from mm_interleaved.evaluation.results import Row, interval, resampled
 from mm_interleaved.evaluation.scoring import mean
+from mm_interleaved.evaluation.segmenter import CLASSES, Segmenter
 from mm_interleaved.evaluation.tasks.task import Item, Task
 from mm_interleaved.export.files import write_atomically
 from mm_interleaved.generation.events import ImageDone

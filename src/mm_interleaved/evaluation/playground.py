@@ -20,7 +20,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,6 +55,9 @@ RESULTS, TABLE, PROTOCOL, REPORT, SHEET, PICTURES = (
 
 GROUP = 8
 """Samples made side by side; an interrupted run makes at most so many again."""
+
+EXAMPLES_START = VALIDATION_START + (1 << 32)
+"""Indices from here on are those of solved examples: neither trained on nor asked."""
 
 FORMAT = 2
 """Raised when outcomes or metrics change their meaning."""
@@ -145,6 +148,7 @@ def evaluate(
     steps: int = 20,
     guidance: float = 2.0,
     ablate: bool = True,
+    shots: int = 0,
     part: Part = WHOLE,
     told: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -157,6 +161,7 @@ def evaluate(
         steps: denoising steps of a picture.
         guidance: scale of classifier-free guidance.
         ablate: make every sample with closed synchronizers, too.
+        shots: solved examples of the same task before each prompt, from training's own split, where training never comes.
         part: which share of the samples to make, and of how many; anything but the whole is not scored.
         told: called after every group with its task, how many of all are finished, and how many there are.
 
@@ -174,6 +179,9 @@ def evaluate(
         raise ConfigError(f"--n: expected at least one sample per task, got {count}.")
     world = World(Pack.load(), config)
     protocol = _protocol(model, config, seed=seed, steps=steps, guidance=guidance, ablate=ablate)
+    if shots:
+        protocol["shots"] = shots
+    shown = World(world.pack, replace(config, split="train"))
     store = Store(out, protocol, part)
     maker = Maker(model, world, steps=steps, guidance=guidance, ablate=ablate)
     side = int(model.network.config.image_side)
@@ -185,6 +193,10 @@ def evaluate(
     def asked(task: str, index: int) -> Sample:
         return sample(task, world, seed, offset + index, side=side)
 
+    def solved(task: str, index: int) -> list[Sample]:
+        numbers = range(EXAMPLES_START + index * shots, EXAMPLES_START + (index + 1) * shots)
+        return [sample(task, shown, seed, number, side=side) for number in numbers]
+
     groups = [(task, range(first, min(first + GROUP, count))) for task in tasks for first in range(0, count, GROUP)]
     for task, group in groups[part[0] :: part[1]]:
         missing = [index for index in group if (task, index) not in store.records]
@@ -193,7 +205,8 @@ def evaluate(
         started = time.perf_counter()
         # Always the whole group: rounding in a batch depends on its size, and a resumed run shall give the same.
         samples = [asked(task, index) for index in group]
-        made = maker.make(samples, [key("evaluation", seed, task, index) for index in group])
+        seeds = [key("evaluation", seed, task, index) for index in group]
+        made = maker.make(samples, seeds, solved=[solved(task, index) for index in group])
         seconds = round((time.perf_counter() - started) / len(group), 3)
         for index, question, found in zip(group, samples, made, strict=True):
             if index in missing:

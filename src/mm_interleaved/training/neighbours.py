@@ -1,6 +1,6 @@
 """Vectors of the pictures of a source, for solved examples by nearest picture (`data/tuning/nearest.py`).
 
-Either the mean of the model's own picture tokens, which needs nothing else, or the picture vectors of a CLIP in a local folder.
+Either of the model itself, which needs nothing else, or of a CLIP in a local folder (`checkpoint/clip.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mm_interleaved.data.sources import Skip, Skips, Source
 from mm_interleaved.data.tuning.nearest import Embed, write_neighbours
 from mm_interleaved.data.tuning.prompts import Prompted
 from mm_interleaved.document import Image
-from mm_interleaved.errors import CheckpointError, ConfigError
+from mm_interleaved.errors import ConfigError
 from mm_interleaved.processing.images import stack_pixels
 
 TOGETHER = 32
@@ -38,28 +38,6 @@ def embed_by_model(folder: Path) -> Embed:
     def embed(images: Sequence[Image]) -> Float[np.ndarray, "I D"]:
         pixels = stack_pixels([image.array() for image in images], side)
         return model.visual_tokenizer(pixels).maps[-1].mean(dim=(2, 3)).numpy()
-
-    return embed
-
-
-def embed_by_clip(folder: Path) -> Embed:
-    """Picture vectors of a CLIP, as transformers saves it, with its processor beside it.
-
-    Raises:
-        CheckpointError: the folder holds none.
-    """
-    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
-
-    try:
-        processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no CLIP that can be read ({error}); name a folder with config and weights.") from error
-
-    @torch.no_grad()
-    def embed(images: Sequence[Image]) -> Float[np.ndarray, "I D"]:
-        pixels = processor([image.array() for image in images], return_tensors="pt")["pixel_values"]
-        return model(pixels).image_embeds.numpy()
 
     return embed
 
