@@ -181,7 +181,7 @@ def evaluate(
     protocol = _protocol(model, config, seed=seed, steps=steps, guidance=guidance, ablate=ablate)
     if shots:
         protocol["shots"] = shots
-    shown = World(world.pack, replace(config, split="train"))
+    shown = world if not shots else World(world.pack, replace(config, split="train"))
     store = Store(out, protocol, part)
     maker = Maker(model, world, steps=steps, guidance=guidance, ablate=ablate)
     side = int(model.network.config.image_side)

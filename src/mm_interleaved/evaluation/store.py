@@ -82,9 +82,10 @@ def read_samples(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, int], di
 
 def _check(path: Path, earlier: Any, protocol: Mapping[str, Any]) -> None:
     if earlier != protocol:
-        differing = sorted(name for name in protocol if not isinstance(earlier, dict) or earlier.get(name) != protocol[name])
+        before = earlier if isinstance(earlier, dict) else {}
+        differing = sorted(name for name in before.keys() | protocol.keys() if before.get(name) != protocol.get(name))
         raise ConfigError(
-            f"{path} holds samples of another evaluation (different: {', '.join(differing) or 'unknown'}); "
+            f"{path} holds samples of another evaluation (different: {', '.join(differing)}); "
             "choose another output folder, or the settings of that one."
         )
 
