@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mm_interleaved.checkpoint.clip import Clip
 from mm_interleaved.document import Document, Image
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.evaluation.benchmark import evaluate_benchmark
 from mm_interleaved.evaluation.candidates import ReleasedPainter
 from mm_interleaved.evaluation.extractors import Extractor
-from mm_interleaved.evaluation.networks import Clip
 from mm_interleaved.evaluation.painting import Instruments
 from mm_interleaved.evaluation.tasks import TASKS
 from mm_interleaved.evaluation.tasks.files import Files

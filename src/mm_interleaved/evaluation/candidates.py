@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mm_interleaved.checkpoint.clip import Clip
 from mm_interleaved.document import Document, Image
 from mm_interleaved.errors import ConfigError, GenerationError
 from mm_interleaved.evaluation.making import GREY
-from mm_interleaved.evaluation.networks import Clip
 from mm_interleaved.evaluation.tasks.task import Task
 from mm_interleaved.generation.load import Model
 from mm_interleaved.generation.published import draw_noise, generate_images
