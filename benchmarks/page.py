@@ -30,7 +30,7 @@ WATCH = """() => {
   document.querySelector("#continue").addEventListener("click", () => note("click"), { once: true, capture: true });
   const before = document.querySelectorAll(".made img").length;
   new MutationObserver((_, watcher) => {
-    if (document.querySelector("#live p")?.textContent.trim()) note("word");
+    if (document.querySelector("#growing p")?.textContent.trim()) note("word");
     if (document.querySelectorAll(".made img").length > before) { note("picture"); watcher.disconnect(); }
   }).observe(document.body, { childList: true, subtree: true, characterData: true });
 }"""
@@ -43,7 +43,7 @@ def wait_for_story(page: Page) -> dict[str, float]:
     page.click("#continue")
     page.wait_for_function("'picture' in window.seen", timeout=120_000)
     page.click("#stop")
-    page.locator("#status p").wait_for()
+    page.locator("#told p").wait_for()
     seen = page.evaluate("window.seen")
     return {name: (seen[name] - seen["click"]) / 1000 for name in ("word", "picture")}
 

@@ -32,6 +32,7 @@ class Eager(Model):
             return stop()
 
         options |= {"force_image": True, "max_tokens": 4, "steps": self.steps, "preview_every": 0}
+        self.asked = options
         return super().stream(document, stop=ask, **options)
 
 
@@ -47,7 +48,9 @@ def model(tiny):
 
 @pytest.fixture
 def desk(model, tmp_path):
-    return Desk(model, tmp_path / "out", DEMONSTRATIONS)
+    desk = Desk(model, tmp_path / "out", DEMONSTRATIONS)
+    desk.uploads = tmp_path.resolve()
+    return desk
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from mm_interleaved.export import files
 from mm_interleaved.picture_file import MAX_BYTES
 from mm_interleaved.serving.labels import LABELS
 from mm_interleaved.serving.page import app
+from mm_interleaved.serving.session import Desk
 from tests.serving.conftest import Eager
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -48,17 +49,37 @@ AT_ONCE = """() => {
 PHONE = {"width": 390, "height": 844}
 
 
+class Served:
+    """The page of a desk, served until `end`; `anew` serves another desk in its place."""
+
+    def __init__(self, desk, port=0):
+        self.desk, taken = desk, bind(port)
+        self.port = taken.getsockname()[1]
+        self.server = uvicorn.Server(uvicorn.Config(app(desk), log_level="warning", timeout_graceful_shutdown=1))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [taken]}, daemon=True)
+        self.thread.start()
+
+    def end(self):
+        for session in self.desk.sessions.values():
+            session.leave()
+        self.server.should_exit = True
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+
+    def anew(self, desk):
+        self.__init__(desk, self.port)
+
+
 @pytest.fixture
-def address(desk):
-    taken = bind(0)
-    server = uvicorn.Server(uvicorn.Config(app(desk), log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
-    for session in list(desk.sessions):
-        desk.leave(session)
-    server.should_exit = True
-    thread.join(10)
+def served(desk):
+    served = Served(desk)
+    yield served
+    served.end()
+
+
+@pytest.fixture
+def address(served):
+    return f"http://127.0.0.1:{served.port}/"
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +133,16 @@ class Tab:
     def pictures(self, css=".segment img"):
         return [picture.get_attribute("src") for picture in self.page.locator(css).all()]
 
-    def answers(self):
-        """How many answers of the server the page has shown."""
-        return int(self.page.locator("#status [data-answers]").get_attribute("data-answers"))
+    def version(self):
+        """Which version of its document the page shows."""
+        return int(self.page.locator("#sheet").get_attribute("data-version"))
 
     def told(self, words, after=-1):
-        """Waits for a message, one that came `after` so many answers."""
-        self.until(lambda: self.answers() > after and words in self.page.locator("#status").inner_text())
+        """Waits for a message, one that came `after` a version."""
+        self.until(lambda: self.version() > after and words in self.page.locator("#told").inner_text())
 
     def finished(self):
-        self.until(lambda: self.page.locator("#status").inner_text().startswith(ENDINGS))
+        self.until(lambda: self.page.locator("#told").inner_text().startswith(ENDINGS))
 
 
 @pytest.fixture
@@ -163,11 +184,12 @@ def test_a_document_is_written_made_changed_saved_and_printed(tab, model: Eager,
     box = tab.page.locator(".segment textarea").first
     box.fill("draw a dog.")  # as pasted, or by an input method: no key is pressed
     box.blur()
-    tab.until(lambda: next(iter(desk.sessions.values())).document[0].text == "draw a dog.")
+    (session,) = desk.sessions.values()
+    tab.until(lambda: session.document[0].text == "draw a dog.")
     model.steps = LONG
     before = len(tab.pictures())
     tab.click("#continue")
-    tab.page.locator("#live progress").wait_for()
+    tab.page.locator("#growing progress").wait_for()
     tab.click("#stop")
     tab.told("Stopped")
     tab.until(lambda: len(tab.pictures()) == before)
@@ -181,7 +203,7 @@ def test_a_document_is_written_made_changed_saved_and_printed(tab, model: Eager,
     assert document.images[1].generation.seed == 1
     assert {path.suffix for path in desk.folder.glob("page-*.*")} == {".html", ".md", ".json"}
     with tab.page.expect_download() as download:
-        tab.click("#status a[download$=json]")
+        tab.click("#told a[download$=json]")
     assert Document.load(download.value.path().rename(desk.folder / "down.json")) == document
     printed = tab.page.pdf()
     assert printed.startswith(b"%PDF") and len(printed) > 5000
@@ -240,17 +262,31 @@ def test_what_was_composed_is_taken_once_by_two_clicks_and_an_edit_before_a_clic
     assert session.document[0].text == "a red cat"
 
 
-def test_words_typed_while_the_model_works_are_kept_until_it_is_done(tab, model, desk):
+def test_words_typed_while_the_model_works_stay(tab, model, desk):
     model.steps = LONG
     tab.write("a cat")
     tab.click("#continue")
-    tab.page.locator("#live progress").wait_for()
-    tab.page.locator(".segment textarea").first.fill("a red cat")
-    tab.told("stop it first")
+    tab.page.locator("#growing progress").wait_for()
+    box = tab.page.locator(".segment textarea").first
+    box.fill("a red cat")
     tab.click("#stop")
+    tab.told("Stopped")
     (session,) = desk.sessions.values()
-    tab.until(lambda: session.document[0].text == "a red cat")
-    assert tab.texts()[0] == "a red cat"
+    tab.until(lambda: [text.text for text in session.document.texts] == ["a red cat"])
+    assert tab.texts() == ["a red cat"]
+
+
+def test_what_is_set_on_the_page_counts_for_the_next_continuation(tab, model):
+    tab.page.locator("#settings button").first.click()
+    tab.page.locator("#seed input").fill("7")
+    tab.write("a cat")
+    tab.click("#continue")
+    tab.finished()
+    assert model.asked["seed"] == 7
+    tab.page.locator("#steps input[type=number]").fill("9")
+    tab.press("Draw again")
+    tab.until(lambda: "seed 8" in tab.page.locator(".made figcaption").inner_text())
+    assert (model.asked["seed"], model.asked["guidance"]) == (8, 2)
 
 
 def test_an_empty_prompt_is_told_on_the_page(tab):
@@ -283,6 +319,18 @@ def test_a_picture_of_too_many_pixels_is_named_and_what_was_written_stays(tab, t
     assert_named_and_left_in_the_composer(tab, vast)
 
 
+def test_a_page_loaded_anew_in_the_middle_keeps_what_was_made_and_frees_the_model(tab, model, desk):
+    model.steps = LONG
+    tab.write("a cat")
+    tab.click("#continue")
+    tab.page.locator("#growing progress").wait_for()
+    tab.page.reload()
+    tab.until(lambda: tab.texts() == ["a cat"] and not desk.busy.locked())
+    model.steps = 1
+    tab.click("#continue")
+    tab.finished()
+
+
 def test_an_upload_onto_a_full_disk_is_told_and_the_document_stays(tab, picture, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -313,11 +361,12 @@ def test_only_one_tab_is_continued_and_a_browser_that_goes_away_frees_the_model(
     model.steps = LONG
     first.write("a cat")
     first.click("#continue")
-    first.page.locator("#live progress").wait_for()
+    first.page.locator("#growing progress").wait_for()
     other.write("a dog")
     other.click("#continue")
     other.told("another tab")
-    other.until(lambda: other.texts() == ["a dog"])
+    other.until(lambda: other.page.locator("#composer textarea").input_value() == "a dog")
+    assert other.texts() == []
 
     first.page.close()  # in the middle of a picture
     other.until(lambda: desk.drafts() and not desk.busy.locked())
@@ -338,7 +387,7 @@ def test_a_full_disk_is_told_and_the_document_stays(tab, desk, monkeypatch):
     tab.click("#continue")
     tab.told("No space left")
     tab.until(lambda: len(tab.pictures()) >= 1)
-    before = tab.answers()
+    before = tab.version()
     tab.click("#save")
     tab.told("No space left", after=before)
     assert tab.texts()[0] == "a cat"
@@ -361,9 +410,37 @@ def test_the_page_speaks_chinese_and_starts_from_demonstrations_and_drafts(tab):
     tab.until(lambda: "3D camel" in tab.texts()[0])
     assert "从这里续写" in tab.page.locator(".tools").first.inner_text()
     tab.page.reload()
+    tab.until(lambda: "3D camel" in tab.texts()[0])  # what stood here still stands here
     tab.page.locator("#start input").click()
     tab.page.locator("[role=option]", has_text="where you left off").last.click()
     tab.until(lambda: tab.texts() == ["a cat"])
+
+
+@pytest.mark.parametrize("desk_of_its_own", [False, True], ids=["the connection was lost", "the server was started anew"])
+def test_a_lost_server_is_told_and_the_page_goes_on_when_it_is_back(desk_of_its_own, tab, served, desk, model):
+    tab.write("a cat")
+    tab.click("#add")
+    tab.until(lambda: tab.texts() == ["a cat"])
+    served.end()
+    tab.told("server does not answer")
+    tab.page.locator(".segment textarea").first.fill("a red cat")
+    tab.write("a dog")
+    tab.click("#add")
+    tab.until(lambda: tab.page.locator("#composer textarea").input_value() == "a dog")  # refused, and not lost
+    assert tab.texts() == ["a red cat"]
+
+    served.anew(Desk(model, desk.folder) if desk_of_its_own else desk)
+    tab.until(lambda: "does not answer" not in tab.page.locator("#told").inner_text())
+    if desk_of_its_own:  # it knows what was kept; what it was never told is in the composer
+        tab.until(lambda: tab.texts() == ["a cat"])
+        tab.until(lambda: tab.page.locator("#composer textarea").input_value() == "a red cat\n\na dog")
+    else:
+        tab.until(lambda: [text.text for text in next(iter(desk.sessions.values())).document.texts] == ["a red cat"])
+    tab.click("#continue")
+    tab.finished()
+    tab.until(lambda: len(tab.pictures(".made img")) >= 1)
+    tab.page.locator("#tongue label", has_text="中文").click()
+    expect(tab.page.locator("#continue")).to_have_text("续写", timeout=1000 * SECONDS)
 
 
 def test_a_picture_of_ones_own_becomes_the_hero(tab, picture):

@@ -54,8 +54,8 @@ LABELS: dict[str, dict[Language, str]] = {
     "stopped": {"en": "Stopped. What was made is kept.", "zh": "已停止，已完成的部分都保留。"},
     "unknown": {"en": "Words the model never learnt:", "zh": "模型没学过的词："},
     "lost": {
-        "en": "The server does not answer. What stands here stays while this tab is open; reload the page to go on from the last draft.",
-        "zh": "服务器没有回应。只要不关闭此标签页，这里的内容就会保留；重新加载页面可从上次的草稿继续。",
+        "en": "The server does not answer. Leave this page open; it goes on by itself when 'mmi page' runs again on this port.",
+        "zh": "服务器没有回应。请不要关闭此页面；在同一端口重新运行 mmi page 后，它会自动继续。",
     },
     "fault": {"en": "A fault of this software; the document is kept.", "zh": "软件出错，文档已保留。"},
 }
