@@ -51,7 +51,7 @@ def test_the_page_is_one_file_whose_only_script_is_its_own(explanation):
     assert not re.findall(r"(?:src|href)=[\"'](?!data:)", page)
     assert page.count("<script>") == 1
     assert "script-src 'sha256-" in page
-    data = json.loads(re.search(r'id="readings">(.*?)</script>', page, re.S)[1])
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
     assert set(data) == {"w0", "w1", "p1-0", "p1-1", "p1-2", "p1-3"}
     assert data["w0"] == {"looks": {}, "told": "“</script>” has no earlier picture to look at."}
     assert "75 %, most in the upper right" in data["w1"]["told"]

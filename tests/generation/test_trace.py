@@ -38,7 +38,7 @@ def test_weights_and_the_null_share_sum_to_one(trace):
         assert reading.null_share + sum(look.share for look in reading.looks) == pytest.approx(1, abs=1e-5)
     for layer in range(2):
         for word in trace.words:
-            one = trace.word(word, layers=[layer], heads=[1])
+            one = trace.part(layers=[layer], heads=[1]).word(word)
             assert one.null_share + sum(look.share for look in one.looks) == pytest.approx(1, abs=1e-5)
 
 
@@ -61,9 +61,9 @@ def test_words_without_an_earlier_picture_say_so(trace):
 def test_levels_heads_and_layers_are_parts_of_the_whole(trace):
     word = trace.words[-1]
     whole = trace.word(word)
-    by_level = [trace.word(word, levels=[level]) for level in range(3)]
+    by_level = [trace.part(levels=[level]).word(word) for level in range(3)]
     assert sum(part.looks[0].share for part in by_level) == pytest.approx(whole.looks[0].share, abs=1e-6)
-    by_layer = [trace.word(word, layers=[layer]) for layer in range(2)]
+    by_layer = [trace.part(layers=[layer]).word(word) for layer in range(2)]
     assert np.mean([part.looks[0].share for part in by_layer]) == pytest.approx(whole.looks[0].share, abs=1e-6)
     assert whole.null_by_layer == pytest.approx([part.null_share for part in by_layer])
 
@@ -86,7 +86,7 @@ def test_traced_points_are_those_that_attend_gives(model, document, trace):
         del synchronizer.mmfs.attend
     places, weights, null = found["all"]
     word = trace.words[-1]
-    reading = trace.word(word, layers=[0])
+    reading = trace.part(layers=[0]).word(word)
     expected = weights[0, list(word.tokens), :, 0].sum(dim=2).mean(dim=1).sum(dim=-1).mean()
     assert reading.looks[0].share == pytest.approx(float(expected), abs=1e-6)
     assert reading.null_share == pytest.approx(float(null[0, list(word.tokens)].mean()), abs=1e-6)
@@ -134,7 +134,7 @@ def test_tokens_are_joined_to_words_and_han_characters_stand_alone(trace):
 def test_places_are_fractions_of_the_whole_picture(model):
     wide = Document([picture(0, (32, 64, 3)), " a cat"])
     trace = trace_document(model, tiny_processor(), wide)
-    look = trace.word(trace.words[0], layers=[0]).looks[0]
+    look = trace.part(layers=[0]).word(trace.words[0]).looks[0]
     raw = trace.heard[0].places[0, trace.words[0].tokens[0], :, 0].reshape(-1, 2)
     assert np.allclose(look.xy[: len(raw)], raw * [0.5, 1] + [0.25, 0], atol=1e-6)
 

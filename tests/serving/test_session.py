@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from mm_interleaved.document import Document, Text
-from mm_interleaved.errors import DocumentError, GenerationError, LayoutError, StorageError
+from mm_interleaved.errors import DocumentError, LayoutError, StorageError
 from mm_interleaved.generation.events import Finished
 from mm_interleaved.serving.drawing import shown
 from mm_interleaved.serving.labels import LABELS

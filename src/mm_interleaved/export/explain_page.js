@@ -1,26 +1,25 @@
 "use strict";
-const told = document.getElementById("told"), data = JSON.parse(document.getElementById("readings").textContent);
-const figures = [...document.querySelectorAll(".strip figure")], svg = "http://www.w3.org/2000/svg";
+const told = document.getElementById("told"), data = JSON.parse(document.getElementById("data").textContent);
+const figures = [...document.querySelectorAll(".strip figure")];
 let lit = null, kept = null;
+function draw(layer, name, attributes) {
+  const made = layer.appendChild(document.createElementNS("http://www.w3.org/2000/svg", name));
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
 function show(key, element) {
   if (lit) lit.classList.remove("on");
   (lit = element).classList.add("on");
-  const reading = data[key];
   figures.forEach((figure, image) => {
-    const layer = figure.querySelector("svg"), look = reading.looks[image];
+    const layer = figure.querySelector("svg"), { width, height } = layer.viewBox.baseVal, look = data[key].looks[image];
     layer.replaceChildren();
     figure.classList.toggle("idle", !look);
     figure.querySelector("output").textContent = look ? look.share : "";
     if (!look) return;
-    for (const [x, y, weight] of look.points) dot(layer, x, y, 20 * Math.sqrt(weight));
-    if (look.hottest) dot(layer, ...look.hottest, 7).setAttribute("class", "hottest");
+    for (const [x, y, weight] of look.points) draw(layer, "circle", { cx: x * width, cy: y * height, r: 20 * Math.sqrt(weight) });
+    if (look.hottest) draw(layer, "circle", { cx: look.hottest[0] * width, cy: look.hottest[1] * height, r: 7, class: "hottest" });
   });
-  told.textContent = reading.told;
-}
-function dot(layer, x, y, radius) {
-  const circle = layer.appendChild(document.createElementNS(svg, "circle")), box = layer.viewBox.baseVal;
-  circle.setAttribute("cx", x * box.width); circle.setAttribute("cy", y * box.height); circle.setAttribute("r", radius);
-  return circle;
+  told.textContent = data[key].told;
 }
 for (const word of document.querySelectorAll(".w")) {
   word.addEventListener("focus", () => show(word.dataset.key, word));
@@ -29,16 +28,18 @@ for (const word of document.querySelectorAll(".w")) {
   word.addEventListener("click", () => show(word.dataset.key, kept = word));
 }
 for (const grid of document.querySelectorAll(".grid")) {
-  const cells = [...grid.querySelectorAll("rect")], side = Math.sqrt(cells.length);
+  const side = Number(grid.dataset.side), width = grid.viewBox.baseVal.width / side, height = grid.viewBox.baseVal.height / side;
+  const cells = Array.from({ length: side * side }, (_, index) =>
+    draw(grid, "rect", { x: (index % side) * width, y: Math.floor(index / side) * height, width, height }));
   let at = 0;
-  const go = (index) => show(cells[at = index].dataset.key, cells[at]);
+  const go = (index) => show(`p${grid.dataset.picture}-${at = index}`, cells[index]);
   cells.forEach((cell, index) => ["mouseenter", "click"].forEach((name) => cell.addEventListener(name, () => go(index))));
   grid.addEventListener("focus", () => go(at));
   grid.addEventListener("keydown", (event) => {
-    const row = Math.floor(at / side), column = at % side;
-    const next = { ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1], ArrowUp: [row - 1, column], ArrowDown: [row + 1, column] }[event.key];
-    if (!next) return;
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!step) return;
     event.preventDefault();
-    if (Math.min(...next) >= 0 && Math.max(...next) < side) go(next[0] * side + next[1]);
+    const column = (at % side) + step[0], row = Math.floor(at / side) + step[1];
+    if (Math.min(column, row) >= 0 && Math.max(column, row) < side) go(row * side + column);
   });
 }

@@ -5,14 +5,10 @@ says in words what a screen reader then reads. The page's one script stands in i
 end says the same without it, for print and for reading.
 """
 
-import base64
-import hashlib
 import html
 import io
 import json
 from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -20,8 +16,9 @@ from PIL import Image as pillow
 from PIL import ImageDraw
 
 from mm_interleaved.document import Image
-from mm_interleaved.export.explanation import Explanation, Reading, average, image_places
+from mm_interleaved.export.explanation import Explanation, Look, Reading, average, image_places
 from mm_interleaved.export.files import data_uri
+from mm_interleaved.export.html import framed, resource
 from mm_interleaved.export.lettering import Font, lettered
 
 SHOWN_POINTS = 24
@@ -35,36 +32,23 @@ _NOTHING = "has no earlier picture to look at."
 
 def to_html(explanation: Explanation, title: str = "What each word looked at") -> str:
     """The page as a string."""
-    readings = {f"w{number}": (f"“{word.text}”", reading) for number, (word, reading) in enumerate(_words(explanation))}
+    data = {f"w{number}": _entry(f"“{word.text}”", reading) for number, (word, reading) in enumerate(_words(explanation))}
     for picture in explanation.pictures:
         for cell in range(picture.side**2):
             row, column = divmod(cell, picture.side)
             name = f"Picture {picture.image + 1}, row {row + 1}, column {column + 1}"
-            readings[f"p{picture.image}-{cell}"] = (name, explanation.region(picture.image, row, column))
-    # "<" never stands in the data, so no text can end the script element.
-    data = json.dumps({key: _entry(*named) for key, named in readings.items()}, ensure_ascii=False).replace("<", "\\u003c")
-    script, style = _file("explain_page.js"), _file("page.css") + _file("explain_page.css")
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
-    )
+            data[f"p{picture.image}-{cell}"] = _entry(name, explanation.region(picture.image, row, column))
     moment = "was read" if explanation.moment == "read" else "was about to be written"
-    strip = "".join(_small(number, image) for number, image in enumerate(explanation.document.images))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f'<body class="explain">\n<main>\n<h1>{html.escape(title)}</h1>\n'
-        f'<p class="hint">Point at a word, tab to it or touch it: the dots are the places it looked at in earlier '
-        f"pictures when it {moment}; "
-        "the larger, the more weight. In a painted picture every region can be asked, by arrow keys too.</p>\n"
-        f'<div class="words">{"".join(_flow(explanation))}</div>\n'
+    strip = "".join(_figure(image, number, "idle", 'aria-hidden="true"') for number, image in enumerate(explanation.document.images))
+    content = (
+        f'<h1>{html.escape(title)}</h1>\n<p class="hint">Point at a word, tab to it or touch it: the dots are the places it looked at in '
+        f"earlier pictures when it {moment}; the larger, the more weight. In a painted picture every region can be asked, by arrow keys "
+        f'too.</p>\n<div class="words">{"".join(_flow(explanation))}</div>\n'
         f'<section class="seen" aria-label="Earlier pictures"><div class="strip">{strip}</div><p id="told" role="status"></p></section>\n'
         f'<section class="figures"><h2>In figures</h2>{_table(explanation)}</section>\n'
-        f"<footer>Model {html.escape(explanation.model_hash[:8])}, noise seed {explanation.seed}. Made with mm-interleaved.</footer>\n"
-        f'</main>\n<script type="application/json" id="readings">{data}</script>\n<script>{script}</script>\n</body>\n</html>\n'
+        f"<footer>Model {html.escape(explanation.model_hash[:8])}, noise seed {explanation.seed}. Made with mm-interleaved.</footer>"
     )
+    return framed(content, title, style=resource("explain_page.css"), data=json.dumps(data, ensure_ascii=False), script=resource("explain_page.js"))
 
 
 def to_png(explanation: Explanation, reading: Reading, name: str, fonts: Sequence[Font] = ()) -> bytes:
@@ -75,7 +59,7 @@ def to_png(explanation: Explanation, reading: Reading, name: str, fonts: Sequenc
         fonts: for scripts that `export/lettering.py` may not find fonts for; of size `LETTERS`.
     """
     images = explanation.document.images
-    tiles = [_tile(images[look.image], reading, place) for place, look in enumerate(reading.looks)]
+    tiles = [_tile(images[look.image], look) for look in reading.looks]
     margin = 12
     width = max(sum(tile.width + margin for tile in tiles) + margin, 2 * PICTURE_SIDE)
     told = lettered(_entry(name, reading)["told"], width - 2 * margin, size=LETTERS, fonts=fonts)
@@ -90,8 +74,7 @@ def to_png(explanation: Explanation, reading: Reading, name: str, fonts: Sequenc
     return stream.getvalue()
 
 
-def _tile(image: Image, reading: Reading, place: int) -> pillow.Image:
-    look = reading.looks[place]
+def _tile(image: Image, look: Look) -> pillow.Image:
     picture = pillow.fromarray(image.array())
     scale = PICTURE_SIDE / max(picture.size)
     picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), pillow.Resampling.BICUBIC)
@@ -136,7 +119,12 @@ def _flow(explanation: Explanation) -> Iterator[str]:
     traced = {picture.image: picture.side for picture in explanation.pictures}
     for segment, member in enumerate(explanation.document):
         if isinstance(member, Image):
-            yield _figure(member, pictures[segment], traced.get(pictures[segment]))
+            number = pictures[segment]
+            grid = ""
+            if number in traced:
+                name = f"Regions of picture {number + 1}; choose with the arrow keys"
+                grid = f'class="grid" data-picture="{number}" data-side="{traced[number]}" tabindex="0" role="application" aria-label="{name}"'
+            yield _figure(member, number, "painted", grid)
             continue
         text, end, parts = explanation.texts[segment], 0, []
         for number, (word, reading) in enumerate(_words(explanation)):
@@ -150,31 +138,13 @@ def _flow(explanation: Explanation) -> Iterator[str]:
         yield "<p>" + "".join([*parts, html.escape(text[end:])]).replace("\n", "<br>") + "</p>"
 
 
-def _stage(image: Image, inside: str) -> str:
+def _figure(image: Image, number: int, kind: str, drawn: str) -> str:
+    """A picture under an empty drawing with these attributes, whose longer side is 100."""
     width, height = image.size
-    long = max(width, height)
-    box = f"0 0 {100 * width / long:.4g} {100 * height / long:.4g}"
-    alt = html.escape(image.alt, quote=True)
-    return f'<span class="stage"><img src="{data_uri(image)}" alt="{alt}" width="{width}" height="{height}">{inside.format(box=box)}</span>'
-
-
-def _small(number: int, image: Image) -> str:
-    stage = _stage(image, '<svg viewBox="{box}" aria-hidden="true"></svg>')
-    return f'<figure class="idle">{stage}<figcaption>Picture {number + 1} <output></output></figcaption></figure>'
-
-
-def _figure(image: Image, number: int, side: int | None) -> str:
-    cells = ""
-    if side is not None:
-        width, height = (100 * length / max(image.size) / side for length in image.size)
-        cells = "".join(
-            f'<rect data-key="p{number}-{cell}" x="{cell % side * width:.4g}" y="{cell // side * height:.4g}" '
-            f'width="{width:.4g}" height="{height:.4g}"/>'
-            for cell in range(side**2)
-        )
-        name = f"Regions of picture {number + 1}; choose with the arrow keys"
-        cells = f'<svg viewBox="{{box}}" class="grid" tabindex="0" role="application" aria-label="{name}">{cells}</svg>'
-    return f'<figure class="painted">{_stage(image, cells)}<figcaption>Picture {number + 1}</figcaption></figure>'
+    box = f"0 0 {100 * width / max(image.size):.4g} {100 * height / max(image.size):.4g}"
+    picture = f'<img src="{data_uri(image)}" alt="{html.escape(image.alt, quote=True)}" width="{width}" height="{height}">'
+    stage = f'<span class="stage">{picture}<svg viewBox="{box}" {drawn}></svg></span>'
+    return f'<figure class="{kind}">{stage}<figcaption>Picture {number + 1} <output></output></figcaption></figure>'
 
 
 def _table(explanation: Explanation) -> str:
@@ -192,7 +162,3 @@ def _table(explanation: Explanation) -> str:
     top = f'<tr><th scope="col">word</th>{head}<th scope="col">none</th></tr>'
     return f"<table><thead>{top}</thead><tbody>{''.join(rows)}</tbody></table>{''.join(painted)}"
 
-
-@cache
-def _file(name: str) -> str:
-    return files("mm_interleaved.export").joinpath(name).read_text(encoding="utf-8")

@@ -5,6 +5,8 @@ Markdown: headings, paragraphs, lists, quotes, code, bold, italic, links. Every 
 a content security policy in the page forbids everything but its own style and pictures besides.
 """
 
+import base64
+import hashlib
 import html
 import re
 from bisect import bisect_right
@@ -46,7 +48,7 @@ _LABELS = {
     },
 }
 """The page's own few words by language; other languages get the English ones."""
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; {script}base-uri 'none'; form-action 'none'"
 # Characters that HTML forbids become the replacement character; one for one, so that offsets stay.
 _FORBIDDEN = dict.fromkeys((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), *range(0x7F, 0xA0)), "\ufffd")
 _HASH_SHOWN = 8  # letters of a model's fingerprint; the whole is in the tooltip
@@ -91,20 +93,37 @@ def to_html(document: Document, title: str | None = None, language: str = "en") 
                 picture_number += 1
                 figures.append(_figure(member, picture_number, label))
             body.append(f'<div class="pictures{" several" if len(figures) > 1 else ""}">{"".join(figures)}</div>')
-    window = title if title is not None else _first_line(document)
-    content = "\n".join(body)
+    body.append(f"<footer>{label['made']}</footer>")
+    return framed("\n".join(body), title if title is not None else _first_line(document), language)
+
+
+def framed(content: str, title: str, language: str = "en", *, style: str = "", data: str = "", script: str = "") -> str:
+    """A whole page around its content. Its policy allows its own style, pictures that stand in it, and this one script.
+
+    Args:
+        content: HTML of the main part.
+        title: name of the window.
+        style: CSS beside that of all pages.
+        data: JSON that the script finds in the element `data`.
+        script: JavaScript that runs when the content stands.
+    """
+    allowed = f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'; " if script else ""
+    # "<" never stands in the data, so no text can end its element.
+    held = data.replace("<", "\\u003c")
+    behind = f'<script type="application/json" id="data">{held}</script>\n<script>{script}</script>\n' if script else ""
     return (
         f'<!DOCTYPE html>\n<html lang="{_escape(language)}">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY.format(script=allowed)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_escape(window)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n{content}\n"
-        f"<footer>{label['made']}</footer>\n</main>\n</body>\n</html>\n"
+        f"<title>{_escape(title)}</title>\n<style>\n{resource('page.css')}{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{content}\n</main>\n{behind}</body>\n</html>\n"
     )
 
 
 @cache
-def _style() -> str:
-    return files("mm_interleaved.export").joinpath("page.css").read_text(encoding="utf-8")
+def resource(name: str) -> str:
+    """A file of style or script that stands beside this one."""
+    return files("mm_interleaved.export").joinpath(name).read_text(encoding="utf-8")
 
 
 def _escape(text: str) -> str:

@@ -11,12 +11,10 @@ Axes: B rows · Q queries · N images · H heads · L levels · P points (docs/g
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -45,7 +43,6 @@ REGIONS = 8
 """Regions per side of a painted picture."""
 
 _WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|(?:(?![\u3400-\u9fff])\w)+(?:['’-]\w+)*|[^\w\s]")
-_SIGNATURE = inspect.signature(MMFS.forward)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +58,11 @@ class Heard:
     visible: np.ndarray
     """B Q N."""
 
+    def part(self, heads: Sequence[int] | slice, levels: Sequence[int] | slice) -> Heard:
+        """The same of some heads and levels."""
+        places, weights = self.places[:, :, heads], self.weights[:, :, heads][..., levels, :]
+        return Heard(places if places.shape[4] == 1 else places[..., levels, :, :], weights, self.null[:, :, heads], self.visible)
+
 
 @contextmanager
 def listening(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Heard]]:
@@ -70,44 +72,32 @@ def listening(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Heard]]:
         modules: synchronizers (with an `mmfs` inside) by name.
     """
     heard: dict[str, Heard] = {}
-
-    def listen(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        asked = _SIGNATURE.bind(module, *args, **kwargs)
-        asked.apply_defaults()
-        heard[name] = _attended(module, asked.arguments)
-
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, module in modules.items():
-            mmfs = cast(MMFS, module.mmfs)
-            handles.append(mmfs.register_forward_pre_hook(partial(listen, name), with_kwargs=True))
+
+            def listen(mmfs: nn.Module, args: tuple[Any, ...], named: dict[str, Any], name: str = name) -> None:
+                heard[name] = _attended(cast(MMFS, mmfs), *args, **named)
+
+            hooks.enter_context(cast(MMFS, module.mmfs).register_forward_pre_hook(listen, with_kwargs=True))
         yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
-def _attended(module: Any, asked: dict[str, Any]) -> Heard:
-    query, visible = asked["query"], asked["visible"]
-    config = module.config
+def _attended(
+    mmfs: MMFS, query: Tensor, reference_xy: Tensor, values: Tensor, visible: Tensor, level_shapes: Any = None, **_: Any
+) -> Heard:
+    """Where the module looks when it is called with these arguments of its forward."""
     if visible.shape[-1] == 0:  # no picture at all
-        empty = (*query.shape[:2], config.heads, 0)
-        null = np.ones(empty[:3])
-        return Heard(
-            np.zeros((*empty, 1, config.points, 2)), np.zeros((*empty, len(config.level_sides), config.points)), null, _numbers(visible)
-        )
-    places, weights, null = module.attend(query, asked["reference_xy"], visible, asked["level_shapes"])
-    return Heard(_numbers(places), _numbers(weights), _numbers(null), _numbers(visible))
-
-
-def _numbers(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+        empty = (*query.shape[:2], mmfs.config.heads, 0, 1, mmfs.config.points)
+        found = (torch.zeros(*empty, 2), torch.zeros(empty), torch.ones(empty[:3]))
+    else:
+        found = mmfs.attend(query, reference_xy, visible, level_shapes)
+    return Heard(*(tensor.cpu().numpy() for tensor in (*found, visible)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Everything heard of one document; `word` and `region` sum it up."""
+    """Everything heard of one document; `word` and `region` sum it up: the mean of tokens, layers and heads, the sum of levels."""
 
     document: Document
     texts: dict[int, str]
@@ -117,101 +107,67 @@ class Trace:
     """Per layer of the language model; B = 1, Q = tokens of the document."""
     picture_layers: tuple[Layer, ...]
     painted: dict[int, tuple[Heard, ...]]
-    """Picture → what was heard per synchronizer; B = noise levels, Q = cells of its grid. N counts from `first_seen`."""
-    first_seen: dict[int, int]
-    """Picture → the first of the earlier pictures that it may read."""
+    """Picture → what was heard per synchronizer; B = noise levels, Q = cells of its grid, N = the pictures just before it."""
     noise_levels: tuple[float, ...]
     seed: int
     model_hash: str = ""
 
-    def word(
-        self,
-        word: Word,
-        moment: Moment = "read",
-        *,
-        layers: Collection[int] | None = None,
-        heads: Collection[int] | None = None,
-        levels: Collection[int] | None = None,
-    ) -> Reading:
-        """Where a word looked, averaged over its tokens and the chosen layers and heads (None: all), summed over the chosen levels."""
-        queries = [token - (moment == "written") for token in word.tokens]
-        rows = [(heard, 0, queries) for heard in self.heard]
-        return self._reading(rows, 0, layers, heads, levels)
+    def part(
+        self, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None, levels: Sequence[int] | None = None
+    ) -> Trace:
+        """What these layers, heads and levels (None: all) say of the words; shares of left-out levels are missing."""
+        kept = range(len(self.layers)) if layers is None else layers
+        every = slice(None)
+        heard = tuple(self.heard[layer].part(every if heads is None else heads, every if levels is None else levels) for layer in kept)
+        return replace(self, layers=tuple(self.layers[layer] for layer in kept), heard=heard)
 
-    def region(
-        self,
-        image: int,
-        row: int,
-        column: int,
-        level: int,
-        *,
-        layers: Collection[int] | None = None,
-        heads: Collection[int] | None = None,
-        levels: Collection[int] | None = None,
-    ) -> Reading:
-        """Where a region of a painted picture looked at the noise level of this index; arguments as in `word`."""
+    def word(self, word: Word, moment: Moment = "read") -> Reading:
+        """Where a word looked."""
+        queries = [token - (moment == "written") for token in word.tokens]
+        return self._reading([(heard, 0, queries) for heard in self.heard], 0)
+
+    def region(self, image: int, row: int, column: int, level: int) -> Reading:
+        """Where a region of a painted picture looked at the noise level of this index."""
         rows = []
         for heard in self.painted[image]:
             side = round(heard.null.shape[1] ** 0.5)
-            down, across = _overlap(row, side), _overlap(column, side)
-            rows.append((heard, level, [y * side + x for y in down for x in across]))
-        return self._reading(rows, self.first_seen[image], layers, heads, levels)
+            rows.append((heard, level, [y * side + x for y in _overlap(row, side) for x in _overlap(column, side)]))
+        return self._reading(rows, image - rows[0][0].visible.shape[-1])
 
     def explanation(self, moment: Moment = "read") -> Explanation:
         """Everything as plain numbers, for a page, a picture or JSON."""
+        cells = [divmod(cell, REGIONS) for cell in range(REGIONS**2)]
         pictures = []
         for image in self.painted:
-            regions = tuple(
-                tuple(self.region(image, row, column, level) for row in range(REGIONS) for column in range(REGIONS))
-                for level in range(len(self.noise_levels))
-            )
+            regions = tuple(tuple(self.region(image, *cell, level) for cell in cells) for level in range(len(self.noise_levels)))
             pictures.append(PaintedPicture(image, REGIONS, self.noise_levels, regions))
+        same = ("document", "texts", "words", "layers", "picture_layers", "seed", "model_hash")
         return Explanation(
-            document=self.document,
-            texts=self.texts,
-            words=self.words,
+            **{name: getattr(self, name) for name in same},
             readings=tuple(self.word(word, moment) for word in self.words),
             moment=moment,
-            layers=self.layers,
             pictures=tuple(pictures),
-            picture_layers=self.picture_layers,
-            seed=self.seed,
-            model_hash=self.model_hash,
         )
 
-    def _reading(
-        self,
-        rows: Sequence[tuple[Heard, int, list[int]]],
-        first_seen: int,
-        layers: Collection[int] | None,
-        heads: Collection[int] | None,
-        levels: Collection[int] | None,
-    ) -> Reading:
-        chosen = [rows[layer] for layer in (range(len(rows)) if layers is None else layers)]
+    def _reading(self, rows: Sequence[tuple[Heard, int, list[int]]], first: int) -> Reading:
+        """The mean of rows: what was heard, its index of B, its indices of Q. Their pictures are counted from `first`."""
         nulls, found = [], dict[int, list[tuple[np.ndarray, np.ndarray]]]()
-        for heard, batch, queries in chosen:
-            used = list(range(heard.null.shape[2])) if heads is None else list(heads)
-            kept = list(range(heard.weights.shape[4])) if levels is None else list(levels)
-            part = 1 / (len(chosen) * len(queries) * len(used))
-            nulls.append(float(heard.null[batch][queries][:, used].mean()))
-            for image in np.flatnonzero(heard.visible[batch][queries].any(axis=0)).tolist():
-                weights = heard.weights[batch][queries][:, used, image][:, :, kept].astype(float) * part  # Q H L P
-                places = heard.places[batch][queries][:, used, image].astype(float)  # Q H L1 P 2
+        for heard, batch, queries in rows:
+            nulls.append(float(heard.null[batch, queries].mean()))
+            part = 1 / (len(rows) * len(queries) * heard.null.shape[2])
+            for image in np.flatnonzero(heard.visible[batch, queries].any(axis=0)).tolist():
+                places = heard.places[batch, queries][:, :, image].astype(float)  # Q H L1 P 2
+                weights = heard.weights[batch, queries][:, :, image].astype(float) * part  # Q H L P
                 if places.shape[2] == 1:
                     weights = weights.sum(axis=2, keepdims=True)  # levels share their points
-                else:
-                    places = places[:, :, kept]
-                found.setdefault(first_seen + image, []).append((places.reshape(-1, 2), weights.reshape(-1)))
+                found.setdefault(first + image, []).append((places.reshape(-1, 2), weights.reshape(-1)))
         looks = []
         for seen, parts in sorted(found.items()):
-            xy = np.concatenate([places for places, _ in parts])
-            looks.append(Look(seen, self._in_picture(seen, xy), np.concatenate([weights for _, weights in parts])))
+            xy, shares = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            # The model sees the centred square of a picture; people see the whole.
+            size = np.array(self.document.images[seen].size, dtype=float)
+            looks.append(Look(seen, (xy * size.min() + (size - size.min()) / 2) / size, shares))
         return Reading(tuple(looks), float(np.mean(nulls)), tuple(nulls))
-
-    def _in_picture(self, image: int, xy: np.ndarray) -> np.ndarray:
-        # The model sees the centred square of a picture; people see the whole.
-        size = np.array(self.document.images[image].size, dtype=float)
-        return (xy * size.min() + (size - size.min()) / 2) / size
 
 
 @torch.no_grad()
@@ -249,29 +205,23 @@ def trace_document(
     synchronizers = {f"layer {index}": cast("Synchronizer", decoder.layers[index].synchronizer) for index in decoder.mmfs_layers}
     with listening(synchronizers) as heard:
         state.read(layout)
-    layers = tuple(Layer(name, float(module.gate.tanh())) for name, module in synchronizers.items())
-    texts, words = _words(processor, document, layout)
-
     unet = network.image_decoder.unet
     readers: dict[str, nn.Module] = {f"skip {index}": module for index, module in enumerate(unet.skip_synchronizers)}
     readers["middle"] = unet.middle_synchronizer
-    painted, first_seen = dict[int, tuple[Heard, ...]](), dict[int, int]()
-    for number in wanted:
-        if number == 0:
-            continue
-        first_seen[number] = number - 1 if network.behaviour.previous_image_only else 0
+    painted = {}
+    for number in filter(None, wanted):
         with listening(readers) as seen:
-            _paint_once(network, processor, state, layout, number, first_seen[number], noise_levels, seed)
+            _paint_once(network, processor, state, layout, number, noise_levels, seed)
         painted[number] = tuple(seen[name] for name in readers)
+    texts, words = _words(processor, document, layout)
     return Trace(
         document=document,
         texts=texts,
         words=words,
-        layers=layers,
+        layers=tuple(Layer(name, float(module.gate.tanh())) for name, module in synchronizers.items()),
         heard=tuple(heard[name] for name in synchronizers),
         picture_layers=tuple(Layer(name, None) for name in readers),
         painted=painted,
-        first_seen=first_seen,
         noise_levels=tuple(noise_levels),
         seed=seed,
         model_hash=model_hash,
@@ -284,18 +234,17 @@ def _paint_once(
     state: DocumentState,
     layout: Layout,
     number: int,
-    first: int,
     noise_levels: Sequence[float],
     seed: int,
 ) -> None:
     """Predicts the noise in a picture of the document once per noise level, from the words and pictures before it."""
-    decoder = network.image_decoder
-    values = state.features.image_values()
-    assert values is not None  # the document holds at least two pictures
-    earlier = tuple(value[:, first:number].expand(len(noise_levels), -1, -1, -1, -1) for value in values)
+    decoder, count = network.image_decoder, len(noise_levels)
+    values, picture = state.features.image_values(), layout.images[number]
+    assert values is not None and picture is not None  # the document holds at least two pictures
+    first = number - 1 if network.behaviour.previous_image_only else 0
+    earlier = tuple(value[:, first:number].expand(count, -1, -1, -1, -1) for value in values)
+    visible = torch.ones(count, number - first, dtype=torch.bool, device=network.device)
     condition = network.picture_condition(state.hidden()[:, : layout.image_begin[number] + 1])
-    picture = layout.images[number]
-    assert picture is not None
     pixels = stack_pixels([picture], processor.target_side).to(network.device, network.dtype)
     shape = (1, decoder.latent_channels, decoder.latent_side, decoder.latent_side)
     latents = decoder.encode(pixels, torch.zeros(shape, device=network.device))
@@ -303,9 +252,7 @@ def _paint_once(
     levels = torch.tensor(list(noise_levels), device=latents.device)
     config = decoder.schedule.config
     timestep = levels if config.kind == "flow" else (levels * config.train_steps).long()
-    count = len(noise_levels)
     noisy = decoder.schedule.add_noise(latents.expand(count, -1, -1, -1), noise.expand(count, -1, -1, -1), timestep)
-    visible = torch.ones(count, number - first, dtype=torch.bool, device=latents.device)
     decoder.predict(noisy, timestep, condition.expand(count, -1, -1), earlier, visible, network.image_shapes)
 
 
@@ -315,23 +262,12 @@ def _words(processor: MMInterleavedProcessor, document: Document, layout: Layout
     words: list[Word] = []
     ends = (*layout.segment_start[1:], len(layout))
     for segment in text_places(document):
-        first = layout.segment_start[segment]
-        decoder = IncrementalDecoder(processor.tokenizer)
-        text = ""
-        spans: list[tuple[int, int, tuple[int, ...]]] = []  # characters, tokens
-        waiting: list[int] = []
-
-        def keep(piece: tuple[str, tuple[int, ...]] | None) -> None:
-            nonlocal text
-            if piece is not None:
-                spans.append((len(text), len(text) + len(piece[0]), tuple(waiting)))  # noqa: B023 - called at once
-                text += piece[0]
-                waiting.clear()  # noqa: B023
-
-        for position in range(first, ends[segment]):
-            waiting.append(position)
-            keep(decoder.add(layout.token_ids[position]))
-        keep(decoder.flush())
+        token, decoder = layout.segment_start[segment], IncrementalDecoder(processor.tokenizer)
+        pieces = [*(decoder.add(layout.token_ids[position]) for position in range(token, ends[segment])), decoder.flush()]
+        text, spans = "", list[tuple[int, int, range]]()  # characters, tokens
+        for piece, token_ids in filter(None, pieces):
+            spans.append((len(text), len(text) + len(piece), range(token, token + len(token_ids))))
+            text, token = text + piece, token + len(token_ids)
         texts[segment] = text
         for found in _WORD.finditer(text):
             inside = [tokens for start, end, tokens in spans if start < found.end() and end > found.start()]

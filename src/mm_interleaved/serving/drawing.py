@@ -18,7 +18,7 @@ FILES = "gradio_api/file="
 
 
 def shown(session: Session) -> dict[str, Any]:
-    """All that a reader sees, of one moment: whole segments, what grows below them, what is told, and what to tell if the server is lost."""
+    """All that a reader sees, of one moment: whole segments, what grows below them, what is told, and what to tell of a lost server."""
     say = words(session.language)
     with session.lock:
         number, segments = 0, []

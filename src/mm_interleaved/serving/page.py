@@ -144,19 +144,15 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
             guidance = gr.Slider(1, 8, value=2, step=0.5, label=say["guidance"])
             temperature = gr.Slider(0, 1.5, value=0, step=0.1, label=say["temperature"])
 
-        settable = {"language": tongue, "seed": seed, "steps": steps, "guidance": guidance, "temperature": temperature}
+        settable: dict[str, Any] = {"language": tongue, "seed": seed, "steps": steps, "guidance": guidance, "temperature": temperature}
         buttons = {"continue": go, "stop": stop, "add": add, "save": save, "print": printed, "hero_story": tell}
-        labels: dict[str, gr.blocks.Block] = {"hero": hero, "hero_name": name, "settings": settings, "pictures": pictures, **settable}
+        labels: dict[str, Any] = {"hero": hero, "hero_name": name, "settings": settings, "pictures": pictures, **settable}
         settable["max_images"] = pictures
 
         def relabelled(tongue: Language) -> list[Any]:
             say = words(tongue)
-            top = [
-                _head(say),
-                _hint(say),
-                gr.update(choices=_starts(desk, tongue), label=say["start"]),
-                gr.update(placeholder=say["compose"]),
-            ]
+            starts = gr.update(choices=_starts(desk, tongue), label=say["start"])
+            top = [_head(say), _hint(say), starts, gr.update(placeholder=say["compose"])]
             return [*top, *[gr.update(value=say[key]) for key in buttons], *[gr.update(label=say[key]) for key in labels]]
 
         fields = list(settable.values())

@@ -106,7 +106,8 @@ class Session:
         """Held while anything here is changed, and by whoever looks at more than one thing."""
         self._worker: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._begin(Document())
+        self._kept = Document()
+        self._begin(self._kept)
         if drafts := sorted(desk.folder.glob(f"draft-*-{tab}.json")):
             with suppress(DocumentError):
                 self._begin(Document.load(drafts[-1]))
