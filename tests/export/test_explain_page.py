@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -108,3 +109,31 @@ def test_json_is_complete_and_plain(explanation):
     found = json.loads(json.dumps(explanation.to_json()))
     assert found["words"][1]["pictures"][0]["points"][0] == [0.9, 0.1, 0.75]
     assert found["painted"][0]["levels"][0]["noise"] == 0.5
+
+
+def test_words_and_regions_light_up_what_they_looked_at(explanation, tmp_path):
+    sync = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright (pip install playwright)")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no chromium on the path")
+    page_file = tmp_path / "page.html"
+    page_file.write_text(to_html(explanation), encoding="utf-8")
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        page = browser.new_page()
+        page.goto(page_file.as_uri())
+        told, points = page.locator("#told"), page.locator(".strip circle:not(.hottest)")
+        page.locator(".w").nth(1).hover()
+        assert told.inner_text().startswith("“cat” looked at picture 1: 75 %")
+        assert points.count() == 2 and page.locator(".strip circle.hottest").count() == 1
+        assert page.locator(".strip output").first.inner_text() == "75 %"
+        assert page.locator(".strip figure.idle").count() == 1
+        page.locator(".w").nth(0).focus()
+        assert "no earlier picture" in told.inner_text() and points.count() == 0
+        page.locator(".grid").focus()
+        for key in ("ArrowRight", "ArrowDown", "ArrowDown"):  # the last one leaves the picture
+            page.keyboard.press(key)
+        assert told.inner_text().startswith("Picture 2, row 2, column 2 looked at picture 1")
+        page.locator(".grid rect").nth(2).hover()
+        assert told.inner_text().startswith("Picture 2, row 2, column 1")
+        browser.close()

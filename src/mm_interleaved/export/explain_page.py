@@ -1,7 +1,7 @@
 """Explanation → one self-contained HTML page, and a PNG for one word or region.
 
 Every word is a button and every painted picture a grid: hovering, tabbing or touching lights up the points in the earlier pictures and
-says in words what a screen reader then reads. The page's one script stands in it and is the only one its policy allows; a table at the
+says in words what a screen reader then reads. The page's one script stands in it and is the only one its policy allows; a list at the
 end says the same without it, for print and for reading.
 """
 
@@ -33,22 +33,28 @@ _NOTHING = "has no earlier picture to look at."
 def to_html(explanation: Explanation, title: str = "What each word looked at") -> str:
     """The page as a string."""
     data = {f"w{number}": _entry(f"“{word.text}”", reading) for number, (word, reading) in enumerate(_words(explanation))}
+    told = [entry["told"] for entry in data.values()]
     for picture in explanation.pictures:
+        regions = []
         for cell in range(picture.side**2):
             row, column = divmod(cell, picture.side)
+            regions.append(explanation.region(picture.image, row, column))
             name = f"Picture {picture.image + 1}, row {row + 1}, column {column + 1}"
-            data[f"p{picture.image}-{cell}"] = _entry(name, explanation.region(picture.image, row, column))
+            data[f"p{picture.image}-{cell}"] = _entry(name, regions[-1])
+        told.append(_entry(f"Picture {picture.image + 1}", average(regions))["told"])
     moment = "was read" if explanation.moment == "read" else "was about to be written"
     strip = "".join(_figure(image, number, "idle", 'aria-hidden="true"') for number, image in enumerate(explanation.document.images))
+    figures = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in told)
     content = (
         f'<h1>{html.escape(title)}</h1>\n<p class="hint">Point at a word, tab to it or touch it: the dots are the places it looked at in '
         f"earlier pictures when it {moment}; the larger, the more weight. In a painted picture every region can be asked, by arrow keys "
         f'too.</p>\n<div class="words">{"".join(_flow(explanation))}</div>\n'
         f'<section class="seen" aria-label="Earlier pictures"><div class="strip">{strip}</div><p id="told" role="status"></p></section>\n'
-        f'<section class="figures"><h2>In figures</h2>{_table(explanation)}</section>\n'
+        f'<section class="figures"><h2>In figures</h2><ul>{figures}</ul></section>\n'
         f"<footer>Model {html.escape(explanation.model_hash[:8])}, noise seed {explanation.seed}. Made with mm-interleaved.</footer>"
     )
-    return framed(content, title, style=resource("explain_page.css"), data=json.dumps(data, ensure_ascii=False), script=resource("explain_page.js"))
+    style, script = resource("explain_page.css"), resource("explain_page.js")
+    return framed(content, title, style=style, data=json.dumps(data, ensure_ascii=False), script=script)
 
 
 def to_png(explanation: Explanation, reading: Reading, name: str, fonts: Sequence[Font] = ()) -> bytes:
@@ -116,15 +122,13 @@ def _where(place: tuple[float, float] | None) -> str:
 def _flow(explanation: Explanation) -> Iterator[str]:
     """The document in reading order: words as buttons, pictures, painted ones with their regions."""
     pictures = image_places(explanation.document)
-    traced = {picture.image: picture.side for picture in explanation.pictures}
+    sides = {picture.image: picture.side for picture in explanation.pictures}
     for segment, member in enumerate(explanation.document):
         if isinstance(member, Image):
             number = pictures[segment]
-            grid = ""
-            if number in traced:
-                name = f"Regions of picture {number + 1}; choose with the arrow keys"
-                grid = f'class="grid" data-picture="{number}" data-side="{traced[number]}" tabindex="0" role="application" aria-label="{name}"'
-            yield _figure(member, number, "painted", grid)
+            name = f'aria-label="Regions of picture {number + 1}; choose with the arrow keys"'
+            grid = f'class="grid" data-picture="{number}" data-side="{sides.get(number)}" tabindex="0" role="application" {name}'
+            yield _figure(member, number, "painted", grid if number in sides else "")
             continue
         text, end, parts = explanation.texts[segment], 0, []
         for number, (word, reading) in enumerate(_words(explanation)):
@@ -145,20 +149,3 @@ def _figure(image: Image, number: int, kind: str, drawn: str) -> str:
     picture = f'<img src="{data_uri(image)}" alt="{html.escape(image.alt, quote=True)}" width="{width}" height="{height}">'
     stage = f'<span class="stage">{picture}<svg viewBox="{box}" {drawn}></svg></span>'
     return f'<figure class="{kind}">{stage}<figcaption>Picture {number + 1} <output></output></figcaption></figure>'
-
-
-def _table(explanation: Explanation) -> str:
-    count = len(explanation.document.images)
-    head = "".join(f'<th scope="col">picture {number + 1}</th>' for number in range(count))
-    rows = []
-    for word, reading in _words(explanation):
-        cells = {look.image: f"{100 * look.share:.1f} %{_where(look.hottest())}" for look in reading.looks}
-        shown = "".join(f"<td>{cells.get(number, '')}</td>" for number in range(count))
-        rows.append(f'<tr><th scope="row">{html.escape(word.text)}</th>{shown}<td>{100 * reading.null_share:.1f} %</td></tr>')
-    painted = []
-    for picture in explanation.pictures:
-        whole = average([explanation.region(picture.image, row, column) for row in range(picture.side) for column in range(picture.side)])
-        painted.append(f"<p>{html.escape(_entry(f'Picture {picture.image + 1}', whole)['told'])}</p>")
-    top = f'<tr><th scope="col">word</th>{head}<th scope="col">none</th></tr>'
-    return f"<table><thead>{top}</thead><tbody>{''.join(rows)}</tbody></table>{''.join(painted)}"
-

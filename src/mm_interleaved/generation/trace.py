@@ -87,12 +87,7 @@ def _attended(
     mmfs: MMFS, query: Tensor, reference_xy: Tensor, values: Tensor, visible: Tensor, level_shapes: Any = None, **_: Any
 ) -> Heard:
     """Where the module looks when it is called with these arguments of its forward."""
-    if visible.shape[-1] == 0:  # no picture at all
-        empty = (*query.shape[:2], mmfs.config.heads, 0, 1, mmfs.config.points)
-        found = (torch.zeros(*empty, 2), torch.zeros(empty), torch.ones(empty[:3]))
-    else:
-        found = mmfs.attend(query, reference_xy, visible, level_shapes)
-    return Heard(*(tensor.cpu().numpy() for tensor in (*found, visible)))
+    return Heard(*(tensor.cpu().numpy() for tensor in (*mmfs.attend(query, reference_xy, visible, level_shapes), visible)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -133,7 +133,7 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
             save = gr.Button(say["save"], elem_id="save")
             printed = gr.Button(say["print"], elem_id="print")
         with gr.Accordion(say["hero"], open=False, elem_id="hero") as hero:
-            hero_hint = gr.HTML(_hint(say))
+            hero_hint = gr.HTML(say["hero_hint"])
             with gr.Row():
                 name = gr.Textbox(label=say["hero_name"], max_lines=1, elem_id="hero-name", scale=3)
                 tell = gr.Button(say["hero_story"], elem_id="hero-story", scale=2)
@@ -152,7 +152,7 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
         def relabelled(tongue: Language) -> list[Any]:
             say = words(tongue)
             starts = gr.update(choices=_starts(desk, tongue), label=say["start"])
-            top = [_head(say), _hint(say), starts, gr.update(placeholder=say["compose"])]
+            top = [_head(say), say["hero_hint"], starts, gr.update(placeholder=say["compose"])]
             return [*top, *[gr.update(value=say[key]) for key in buttons], *[gr.update(label=say[key]) for key in labels]]
 
         fields = list(settable.values())
@@ -180,10 +180,6 @@ def _file(name: str) -> str:
 
 def _head(say: dict[str, str]) -> str:
     return f"<h1>{say['title']}</h1><p>{say['hint']}</p>"
-
-
-def _hint(say: dict[str, str]) -> str:
-    return f"<p>{say['hero_hint']}</p>"
 
 
 def _starts(desk: Desk, language: Language) -> list[tuple[str, str]]:
