@@ -195,7 +195,7 @@ def test_a_document_is_written_made_changed_saved_and_printed(tab, model: Eager,
     tab.until(lambda: len(tab.pictures()) == before)
 
     tab.click("#save")
-    tab.told("Saved in")
+    tab.told("Saved as")
     (written,) = desk.folder.glob("page-*.json")
     document = Document.load(written)
     assert document[0].text == "draw a dog."
@@ -393,7 +393,7 @@ def test_a_full_disk_is_told_and_the_document_stays(tab, desk, monkeypatch):
     assert tab.texts()[0] == "a cat"
     monkeypatch.undo()
     tab.click("#save")
-    tab.told("Saved in")
+    tab.told("Saved as")
     assert len(Document.load(next(desk.folder.glob("page-*.json"))).images) >= 1
 
 

@@ -74,8 +74,8 @@ def _told(session: Session, say: dict[str, str]) -> str:
         unknown = [f"{word.word} ({', '.join(word.nearest)})" if word.nearest else word.word for word in news.unknown_words]
         return _note(" ".join([say[news.reason], *([f"{say['unknown']} {'; '.join(unknown)}."] if unknown else [])]))
     if news:
-        links = [f'<a href="{FILES}{quote(str(path.resolve()))}" download="{path.name}">{html.escape(path.name)}</a>' for path in news]
-        return f'<p role="status">{say["saved"]} {html.escape(str(news[0].parent))}: {", ".join(links)}</p>'
+        links = [f'<a href="{FILES}{quote(str(path.resolve()))}" download="{path.name}">{path.suffix[1:]}</a>' for path in news]
+        return f'<p role="status">{say["saved"]} {html.escape(str(news[0].with_suffix("")))}: {", ".join(links)}</p>'
     return _note(say["reading"]) if session.running and session.growing == Growing() else ""
 
 

@@ -46,7 +46,7 @@ LABELS: dict[str, dict[Language, str]] = {
     "remove": {"en": "Remove", "zh": "删除"},
     "reading": {"en": "reading …", "zh": "正在读……"},
     "painting": {"en": "painting", "zh": "正在画"},
-    "saved": {"en": "Saved in", "zh": "已保存到"},
+    "saved": {"en": "Saved as", "zh": "已保存为"},
     "end": {"en": "The model ended the document.", "zh": "模型写完了。"},
     "max_images": {"en": "Ended; it wanted to draw more pictures than allowed.", "zh": "写完了；它还想画更多的图。"},
     "max_tokens": {"en": "Stopped at the word limit; continue for more.", "zh": "达到字数上限；可以继续。"},

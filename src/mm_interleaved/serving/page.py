@@ -157,7 +157,8 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
 
         fields = list(settable.values())
         renamed = [head, hero_hint, start, composer, *buttons.values(), *labels.values()]
-        gr.on([page.load, tongue.change], relabelled, tongue, renamed, queue=False, show_progress="hidden")
+        # Without `trigger_mode` a choice that is made before the page has loaded would be dropped.
+        gr.on([page.load, tongue.change], relabelled, tongue, renamed, queue=False, show_progress="hidden", trigger_mode="always_last")
         # What is done goes through `page.js`; Gradio only gathers what stands in its fields.
         for triggers, inputs, output, js in (
             ([page.load, *(field.change for field in fields)], fields, None, f"(...values) => {{ page.set({list(settable)}, values); }}"),
@@ -170,7 +171,7 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
             ([start.input], start, None, "(start) => { page.ask('begin', { start }); }"),
             ([printed.click], None, None, "() => window.print()"),
         ):
-            gr.on(triggers, None, inputs, output, js=js)
+            gr.on(triggers, None, inputs, output, js=js, trigger_mode="multiple")
     return page
 
 
