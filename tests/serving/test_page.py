@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import threading
+import time
 import zlib
 
 import pytest
@@ -19,6 +20,7 @@ from mm_interleaved.cli.page import bind
 from mm_interleaved.document import Document
 from mm_interleaved.export import files
 from mm_interleaved.picture_file import MAX_BYTES
+from mm_interleaved.serving import page as page_module
 from mm_interleaved.serving.labels import LABELS
 from mm_interleaved.serving.page import app
 from mm_interleaved.serving.session import Desk
@@ -414,6 +416,19 @@ def test_the_page_speaks_chinese_and_starts_from_demonstrations_and_drafts(tab):
     tab.page.locator("#start input").click()
     tab.page.locator("[role=option]", has_text="where you left off").last.click()
     tab.until(lambda: tab.texts() == ["a cat"])
+
+
+def test_a_language_that_is_chosen_before_the_page_has_loaded_counts(open_tab, monkeypatch):
+    plain = page_module._starts
+
+    def slow(*given):
+        time.sleep(2)
+        return plain(*given)
+
+    monkeypatch.setattr(page_module, "_starts", slow)
+    tab = open_tab()
+    tab.page.locator("#tongue label", has_text="中文").click()
+    expect(tab.page.locator("#continue")).to_have_text("续写", timeout=1000 * SECONDS)
 
 
 @pytest.mark.parametrize("desk_of_its_own", [False, True], ids=["the connection was lost", "the server was started anew"])
