@@ -56,6 +56,7 @@ def test_the_page_is_one_file_whose_only_script_is_its_own(explanation):
     assert set(data) == {"w0", "w1", "p1-0", "p1-1", "p1-2", "p1-3"}
     assert data["w0"] == {"looks": {}, "told": "“</script>” has no earlier picture to look at."}
     assert "75 %, most in the upper right" in data["w1"]["told"]
+    assert re.findall("<li>(.*?) looked", page) == ["“cat”", "Picture 2"]  # the same without the script
 
 
 def test_every_word_is_a_button_and_every_element_is_closed(explanation):

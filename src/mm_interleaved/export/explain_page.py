@@ -33,7 +33,7 @@ _NOTHING = "has no earlier picture to look at."
 def to_html(explanation: Explanation, title: str = "What each word looked at") -> str:
     """The page as a string."""
     data = {f"w{number}": _entry(f"“{word.text}”", reading) for number, (word, reading) in enumerate(_words(explanation))}
-    told = [entry["told"] for entry in data.values()]
+    told = [entry["told"] for entry in data.values() if entry["looks"]]
     for picture in explanation.pictures:
         regions = []
         for cell in range(picture.side**2):
@@ -44,13 +44,13 @@ def to_html(explanation: Explanation, title: str = "What each word looked at") -
         told.append(_entry(f"Picture {picture.image + 1}", average(regions))["told"])
     moment = "was read" if explanation.moment == "read" else "was about to be written"
     strip = "".join(_figure(image, number, "idle", 'aria-hidden="true"') for number, image in enumerate(explanation.document.images))
-    figures = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in told)
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in told)
     content = (
         f'<h1>{html.escape(title)}</h1>\n<p class="hint">Point at a word, tab to it or touch it: the dots are the places it looked at in '
         f"earlier pictures when it {moment}; the larger, the more weight. In a painted picture every region can be asked, by arrow keys "
         f'too.</p>\n<div class="words">{"".join(_flow(explanation))}</div>\n'
         f'<section class="seen" aria-label="Earlier pictures"><div class="strip">{strip}</div><p id="told" role="status"></p></section>\n'
-        f'<section class="figures"><h2>In figures</h2><ul>{figures}</ul></section>\n'
+        f'<section class="said"><h2>In words</h2><ul>{said}</ul></section>\n'
         f"<footer>Model {html.escape(explanation.model_hash[:8])}, noise seed {explanation.seed}. Made with mm-interleaved.</footer>"
     )
     style, script = resource("explain_page.css"), resource("explain_page.js")
