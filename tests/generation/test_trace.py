@@ -71,20 +71,13 @@ def test_levels_heads_and_layers_are_parts_of_the_whole(trace):
 def test_traced_points_are_those_that_attend_gives(model, document, trace):
     processor = tiny_processor()
     layout = open_layout(document, processor.tokens)
-    found = {}
-    synchronizer = model.language_model.layers[0].synchronizer
-    plain = synchronizer.mmfs.attend
-
-    def remember(*arguments, **named):
-        found["all"] = plain(*arguments, **named)
-        return found["all"]
-
-    synchronizer.mmfs.attend = remember
-    try:
-        DocumentState(model).read(layout)
-    finally:
-        del synchronizer.mmfs.attend
-    places, weights, null = found["all"]
+    mmfs, asked = model.language_model.layers[0].synchronizer.mmfs, []
+    hook = mmfs.register_forward_pre_hook(lambda module, given: asked.append(given))
+    DocumentState(model).read(layout)
+    hook.remove()
+    query, reference, _, visible, shapes = asked[-1]
+    with torch.no_grad():
+        places, weights, null = mmfs.attend(query, reference, visible, shapes)
     word = trace.words[-1]
     reading = trace.part(layers=[0]).word(word)
     expected = weights[0, list(word.tokens), :, 0].sum(dim=2).mean(dim=1).sum(dim=-1).mean()
