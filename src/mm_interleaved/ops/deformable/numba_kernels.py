@@ -60,8 +60,6 @@ def forward(
     rows, columns, first = sizes[0].ravel(), sizes[1].ravel(), sizes[2].ravel()
     x, y, factors = np.empty(len(rows), result.dtype), np.empty(len(rows), result.dtype), np.empty(len(rows), result.dtype)
     places, shares = np.empty((4, len(rows)), np.int32), np.empty((4, len(rows)), result.dtype)
-    cell_a, cell_b, cell_c, cell_d = places[0], places[1], places[2], places[3]
-    share_a, share_b, share_c, share_d = shares[0], shares[1], shares[2], shares[3]
     flat = result.reshape(-1)
     for pair in range(begin, end):
         row, head = pair // heads, pair % heads
@@ -81,14 +79,8 @@ def forward(
             for one in range(wanted):
                 target = ((row * queries + query + one) * heads + head) * width
                 for lane in range(0, width, len(unit)):
-                    a, b, c, d = zeros(unit), zeros(unit), zeros(unit), zeros(unit)
-                    for k in range(one * used, (one + 1) * used):
-                        a = add_scaled(a, share_a[k], load(table, base + cell_a[k] * stride + lane, unit))
-                        b = add_scaled(b, share_b[k], load(table, base + cell_b[k] * stride + lane, unit))
-                        c = add_scaled(c, share_c[k], load(table, base + cell_c[k] * stride + lane, unit))
-                        d = add_scaled(d, share_d[k], load(table, base + cell_d[k] * stride + lane, unit))
-                    a, c = add_scaled(a, unit[0], b), add_scaled(c, unit[0], d)
-                    store(flat, target + lane, add_scaled(a, unit[0], c))
+                    total = _summed_cells(table, base + lane, stride, places, shares, one * used, (one + 1) * used, unit)
+                    store(flat, target + lane, total)
 
 
 @compiled_loop
@@ -149,8 +141,6 @@ def read(
     x, y, weights = np.zeros(len(rows), result.dtype), np.zeros(len(rows), result.dtype), np.zeros(len(rows), result.dtype)
     places, shares = np.empty((4, len(rows)), np.int32), np.empty((4, len(rows)), result.dtype)
     totals, seen = np.empty(together, result.dtype), np.empty(together, np.int32)
-    cell_a, cell_b, cell_c, cell_d = places[0], places[1], places[2], places[3]
-    share_a, share_b, share_c, share_d = shares[0], shares[1], shares[2], shares[3]
     flat = result.reshape(-1)
     for pair in range(begin, end):
         row, head = pair // heads, pair % heads
@@ -187,16 +177,24 @@ def read(
                 scaled = unit[0] / totals[one] if seen[one] else unit[0]
                 nothing = sinks[row, query + one, head] * scaled if seen[one] else unit[0]
                 for lane in range(0, width, len(unit)):
-                    a, b, c, d = zeros(unit), zeros(unit), zeros(unit), zeros(unit)
-                    for k in range(one * used, one * used + seen[one]):
-                        a = add_scaled(a, share_a[k], load(table, base + cell_a[k] * stride + lane, unit))
-                        b = add_scaled(b, share_b[k], load(table, base + cell_b[k] * stride + lane, unit))
-                        c = add_scaled(c, share_c[k], load(table, base + cell_c[k] * stride + lane, unit))
-                        d = add_scaled(d, share_d[k], load(table, base + cell_d[k] * stride + lane, unit))
-                    a, c = add_scaled(a, unit[0], b), add_scaled(c, unit[0], d)
-                    a = add_scaled(a, unit[0], c)
+                    weighted = _summed_cells(table, base + lane, stride, places, shares, one * used, one * used + seen[one], unit)
                     unread = add_scaled(zeros(unit), nothing, load(null, head * width + lane, unit))
-                    store(flat, target + lane, add_scaled(unread, scaled, a))
+                    store(flat, target + lane, add_scaled(unread, scaled, weighted))
+
+
+@compiled_loop
+def _summed_cells(table: Array, base: int, stride: int, places: Array, shares: Array, begin: int, end: int, unit: tuple[Any, ...]) -> Any:
+    """Lanes from `base` on of all cells of the points `begin` to `end`, weighted; see `_four_cells`."""
+    # Four sums: an addition need not wait for the one before.
+    cell_a, cell_b, cell_c, cell_d = places[0], places[1], places[2], places[3]
+    share_a, share_b, share_c, share_d = shares[0], shares[1], shares[2], shares[3]
+    a, b, c, d = zeros(unit), zeros(unit), zeros(unit), zeros(unit)
+    for k in range(begin, end):
+        a = add_scaled(a, share_a[k], load(table, base + cell_a[k] * stride, unit))
+        b = add_scaled(b, share_b[k], load(table, base + cell_b[k] * stride, unit))
+        c = add_scaled(c, share_c[k], load(table, base + cell_c[k] * stride, unit))
+        d = add_scaled(d, share_d[k], load(table, base + cell_d[k] * stride, unit))
+    return add_scaled(add_scaled(a, unit[0], b), unit[0], add_scaled(c, unit[0], d))
 
 
 @compiled_loop
