@@ -33,13 +33,17 @@ class Endless:
     def __init__(self, run: Continuation) -> None:
         self._chooser, self._end = run._chooser, run.processor.tokens.end
         self.margins: list[float] = []
+        self._given = self._never = frozenset[int]()
+        self._indices = torch.empty(0, dtype=torch.long)
 
     def choose(self, logits: Tensor, *, written: list[int], suppressed: frozenset[int], position: int) -> Tensor:
-        suppressed = suppressed | {self._end}
-        allowed = logits.float().index_fill(0, torch.tensor(sorted(suppressed)), -torch.inf)
+        if self._given is not suppressed:  # the same set in every step
+            self._given, self._never = suppressed, suppressed | {self._end}
+            self._indices = torch.tensor(sorted(self._never))
+        allowed = logits.float().index_fill(0, self._indices, -torch.inf)
         best = allowed.topk(2).values
         self.margins.append(float(best[0] - best[1]))
-        return self._chooser.choose(logits, written=written, suppressed=suppressed, position=position)
+        return self._chooser.choose(logits, written=written, suppressed=self._never, position=position)
 
 
 class Following(Scheduler):

@@ -148,6 +148,7 @@ class Continuation(Iterator[Event]):
         self._new_images = 0
         self._missed_image = False  # it wanted to draw after the last allowed picture
         self._never = self._never_chosen()
+        self._never_exhausted = self._never | {model.config.begin_image_token_id}
         self._resume_text()
         self.unknown_words = self._find_unknown_words(document)
         self._steps = self._run()
@@ -204,9 +205,8 @@ class Continuation(Iterator[Event]):
 
     def choose(self, logits: Float[Tensor, " V"]) -> Int[Tensor, " 2"]:
         """The next token, and the one it would be without limits, on the device of the logits."""
-        suppressed, exhausted = self._never, self._new_images >= self.options.max_images
-        if exhausted:
-            suppressed = suppressed | {self.model.config.begin_image_token_id}
+        exhausted = self._new_images >= self.options.max_images
+        suppressed = self._never_exhausted if exhausted else self._never
         token = torch.as_tensor(
             self._chooser.choose(logits, written=self._written, suppressed=suppressed, position=self._state.position),
             device=logits.device,
