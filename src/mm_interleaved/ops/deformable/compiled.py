@@ -106,6 +106,7 @@ def read(
     images, cells = values.shape[1:3]
     values = as_it_lies(values.flatten(1, 2))
     table = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric)
+    logits = logits.to(numeric)
     highest = logits.amax(-1, keepdim=True).clamp(min=0)  # the sink's logit is among them
     given = (offsets, (logits - highest).exp_(), (-highest[..., 0]).exp_(), recent_offsets, recent_factors)
     queries = [part.to(numeric).contiguous().numpy() for part in given]
