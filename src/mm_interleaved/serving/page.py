@@ -159,11 +159,18 @@ def build(desk: Desk, language: Language = "en") -> gr.Blocks:
         renamed = [head, hero_hint, start, composer, *buttons.values(), *labels.values()]
         # Without `trigger_mode` a choice that is made before the page has loaded would be dropped.
         gr.on([page.load, tongue.change], relabelled, tongue, renamed, queue=False, show_progress="hidden", trigger_mode="always_last")
-        # What is done goes through `page.js`; Gradio only gathers what stands in its fields.
+        # What is done goes through `page.js`; Gradio only gathers what stands in its fields. A continuation takes the settings along: the
+        # event of a field that has just been changed may come after the click.
+        put = f"page.set({list(settable)}, values);"
         for triggers, inputs, output, js in (
-            ([page.load, *(field.change for field in fields)], fields, None, f"(...values) => {{ page.set({list(settable)}, values); }}"),
-            ([go.click], composer, composer, "(made) => page.compose('go_on', made)"),
-            ([tell.click], [composer, name], composer, "(made, name) => page.compose('begin_hero', made, { name })"),
+            ([page.load, *(field.change for field in fields)], fields, None, f"(...values) => {{ {put} }}"),
+            ([go.click], [composer, *fields], composer, f"(made, ...values) => {{ {put} return page.compose('go_on', made); }}"),
+            (
+                [tell.click],
+                [composer, name, *fields],
+                composer,
+                f"(made, name, ...values) => {{ {put} return page.compose('begin_hero', made, {{ name }}); }}",
+            ),
             ([add.click], composer, composer, "(made) => page.compose('add', made)"),
             ([document.submit], composer, composer, "page.refused"),
             ([stop.click], None, None, "() => { page.ask('stop'); }"),
