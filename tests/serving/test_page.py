@@ -280,6 +280,7 @@ def test_words_typed_while_the_model_works_stay(tab, model, desk):
 
 def test_what_is_set_on_the_page_counts_for_the_next_continuation(tab, model):
     tab.page.locator("#settings button").first.click()
+    tab.page.wait_for_timeout(1500)  # no person types while Gradio still writes its labels into the fields
     tab.page.locator("#seed input").fill("7")
     tab.write("a cat")
     tab.click("#continue")
