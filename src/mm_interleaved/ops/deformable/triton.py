@@ -69,7 +69,7 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
     values = as_it_lies(values)
     result = values.new_empty(values.shape[0], points_xy.shape[1], *values.shape[2:])
     if result.numel():
-        arrays = (values, _levels(sides, values.device), points_xy.contiguous(), weights.contiguous(), result)
+        arrays = (values, _levels(tuple(sides), values.device), points_xy.contiguous(), weights.contiguous(), result)
         with _on(values.device):
             _kernels().forward[(result.numel() // result.shape[3],)](*arrays, *_sizes(values, points_xy, weights), **_tile(values, weights))
     return result
@@ -84,7 +84,7 @@ def _backward(
     found_points = torch.empty(points_xy.shape, dtype=numeric, device=values.device)
     found_weights = torch.empty(weights.shape, dtype=numeric, device=values.device)
     if gradient.numel():
-        arrays = (values, _levels(sides, values.device), points_xy.contiguous(), weights.contiguous(), gradient.contiguous())
+        arrays = (values, _levels(tuple(sides), values.device), points_xy.contiguous(), weights.contiguous(), gradient.contiguous())
         found = (found_values, found_points, found_weights)
         with _on(values.device):
             _kernels().backward[(gradient.numel() // gradient.shape[3],)](
@@ -96,13 +96,14 @@ def _backward(
 deformable_attention = operator("triton", _forward, _backward)
 
 
-def _levels(sides: Sequence[int], device: torch.device) -> Tensor:
-    """Height, width and first cell of each level, in a row."""
+@cache
+def _levels(sides: tuple[int, ...], device: torch.device) -> Tensor:
+    """Height, width and first cell of each level, in a row; copied to the device once."""
     starts = [0]
     for height, width in zip(sides[::2], sides[1::2], strict=True):
         starts.append(starts[-1] + height * width)
     numbers = [number for level in zip(sides[::2], sides[1::2], starts, strict=False) for number in level]
-    return torch.tensor(numbers, dtype=torch.int32).to(device, non_blocking=True)
+    return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
 def _sizes(values: Tensor, points_xy: Tensor, weights: Tensor) -> tuple[int, ...]:

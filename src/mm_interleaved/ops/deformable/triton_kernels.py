@@ -1,6 +1,7 @@
 """The kernels of `triton.py`: one program per (row, query, head), a tile of points × head width at a time.
 
-Imported only where triton is installed. Sums are float32, or float64 for float64 values.
+Imported only where triton is installed. Sums are float32, or float64 for float64 values. Triton looks names up while it compiles and
+knows none of `typing`: arguments carry no annotation but `tl.constexpr`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def _jit(function: Callable[..., Any]) -> Any:
 
 
 @_jit
-def _corner(x: Any, y: Any, rows: Any, columns: Any, known: Any, STEP_X: tl.constexpr, STEP_Y: tl.constexpr) -> Any:
+def _corner(x, y, rows, columns, known, STEP_X: tl.constexpr, STEP_Y: tl.constexpr):
     """One of the four cells around each point: its number in the level, its shares along x and y, and whether it lies on the map."""
     left, top = tl.floor(x), tl.floor(y)
     cell_x, cell_y = left + STEP_X, top + STEP_Y
@@ -31,24 +32,24 @@ def _corner(x: Any, y: Any, rows: Any, columns: Any, known: Any, STEP_X: tl.cons
 
 @_jit
 def forward(
-    values: Any,
-    levels: Any,
-    points: Any,
-    weights: Any,
-    result: Any,
-    row_step: Any,
-    cell_step: Any,
-    head_step: Any,
-    queries: Any,
-    heads: Any,
-    width: Any,
-    count: Any,
-    share: Any,
-    per_level: Any,
+    values,
+    levels,
+    points,
+    weights,
+    result,
+    row_step,
+    cell_step,
+    head_step,
+    queries,
+    heads,
+    width,
+    count,
+    share,
+    per_level,
     POINTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
-) -> None:
+):
     """`result[program]` is the sum over `count` levels of `per_level` points each; `share` levels in a row have the same points."""
     program = tl.program_id(0).to(tl.int64)  # (row * queries + query) * heads + head
     table = values + program // (heads * queries) * row_step + program % heads * head_step
@@ -74,28 +75,28 @@ def forward(
 
 @_jit
 def backward(
-    values: Any,
-    levels: Any,
-    points: Any,
-    weights: Any,
-    gradient: Any,
-    to_values: Any,
-    to_points: Any,
-    to_weights: Any,
-    row_step: Any,
-    cell_step: Any,
-    head_step: Any,
-    queries: Any,
-    heads: Any,
-    width: Any,
-    count: Any,
-    share: Any,
-    per_level: Any,
+    values,
+    levels,
+    points,
+    weights,
+    gradient,
+    to_values,
+    to_points,
+    to_weights,
+    row_step,
+    cell_step,
+    head_step,
+    queries,
+    heads,
+    width,
+    count,
+    share,
+    per_level,
     WITH_VALUES: tl.constexpr,
     POINTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
-) -> None:
+):
     """Adds to `to_values` (zeros before), fills `to_points` and `to_weights`; the three are float32 or float64."""
     program = tl.program_id(0).to(tl.int64)
     base = program // (heads * queries) * row_step + program % heads * head_step
