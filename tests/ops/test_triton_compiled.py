@@ -29,7 +29,9 @@ SIZES = ("row_step", "cell_step", "head_step", "queries", "heads", "width", "cou
 def test_kernels_compile_for_hopper(kernel, name):
     values, places = (f"*{kind}" for kind in TYPES[name])
     told = {"values": values, "levels": "*i32", "points": places, "weights": values}
-    told |= {"result": values} if kernel == "forward" else {"gradient": values, "to_values": places, "to_points": places, "to_weights": places}
+    told |= (
+        {"result": values} if kernel == "forward" else {"gradient": values, "to_values": places, "to_points": places, "to_weights": places}
+    )
     fixed = {"POINTS": 8, "COLUMNS": 64, "SUM": tl.float64 if name == "float64" else tl.float32}
     fixed |= {} if kernel == "forward" else {"WITH_VALUES": True}
     signature = told | dict.fromkeys(SIZES, "i32") | dict.fromkeys(fixed, "constexpr")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.testing import TINY_VOCABULARY
 from mm_interleaved.training import loop
 from mm_interleaved.training.assembly import make_corpus, make_model, make_processor
-from mm_interleaved.training.feed import Feed
+from mm_interleaved.training.feed import Feed, WorkerFeed
 from mm_interleaved.training.loop import train
 from mm_interleaved.training.objectives import make_objective
 from mm_interleaved.training.parts import Documents
@@ -107,13 +108,14 @@ def test_a_sample_does_not_depend_on_the_batch_it_comes_in(recipe):
     assert len(together.draw.noise.unique(dim=0)) == len(together.draw.noise) > 1
 
 
-def test_batches_come_in_order_and_an_error_of_the_feed_is_raised_where_they_are_used():
+@pytest.mark.parametrize("kind", [Feed, partial(WorkerFeed, workers=2)], ids=["thread", "processes"])
+def test_batches_come_in_order_and_an_error_of_the_feed_is_raised_where_they_are_used(kind):
     def prepare(indices):
         if indices[0] == 6:
             raise ConfigError("broken sample")
         return list(indices)
 
-    feed = Feed(prepare, start=1, stop=9, batch_size=2, ahead=2)
+    feed = kind(prepare, start=1, stop=9, batch_size=2, ahead=2)
     batches = iter(feed)
     assert [next(batches), next(batches)] == [[2, 3], [4, 5]]
     with pytest.raises(ConfigError, match="broken sample"):
@@ -126,6 +128,21 @@ def test_closing_a_feed_stops_its_thread():
     next(iter(feed))
     feed.close()
     assert not feed._thread.is_alive()
+
+
+def test_closing_a_feed_ends_its_processes():
+    feed = WorkerFeed(list, start=0, stop=10**9, batch_size=2, ahead=2, workers=2)
+    next(iter(feed))
+    processes = list(feed._batches._workers)
+    feed.close()
+    assert [process.is_alive() for process in processes] == [False, False]
+
+
+def test_samples_composed_in_processes_give_the_losses_of_samples_composed_in_a_thread(recipe):
+    thread, processes = recipe("thread"), recipe("processes", training={"workers": 2})
+    train(thread)
+    train(processes)
+    assert rows(processes.output) == rows(thread.output)
 
 
 def test_a_changed_recipe_is_refused_on_resuming_and_a_longer_one_goes_on(recipe):

@@ -53,6 +53,11 @@ def test_a_run_on_sources_goes_on_at_the_exact_sample(recipe, pairs, packing):
     assert entry["reason"] == "missing image" and entry["place"].endswith(":4")
 
 
+def test_processes_that_compose_samples_are_refused_where_sources_are_read(recipe, pairs):
+    with pytest.raises(ConfigError, match=r"training\.workers: data\.sources are read on in order"):
+        train(recipe(data={"sources": [pairs]}, training={"workers": 2}))
+
+
 def test_words_alone_are_learnt_from_sources_too(recipe, pairs):
     run = recipe(objective="words", trainable=["language_model.*"], data={"sources": [pairs], "tasks": {"caption": 0}})
     assert train(run).completed

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.assembly import FINAL, join_heads, make_corpus, make_mixture, make_model, picture_side, run_processor
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
 from mm_interleaved.training.engines import checkpoint_parts, make_engine
-from mm_interleaved.training.feed import Feed, key
+from mm_interleaved.training.feed import Feed, WorkerFeed, key
 from mm_interleaved.training.finishing import is_current, learn_words, merged_from_disk, whole_model, write_adapter, write_final
 from mm_interleaved.training.objectives import make_objective
 from mm_interleaved.training.optim import (
@@ -43,7 +43,7 @@ from mm_interleaved.training.optim import (
     set_learning_rate,
     trained_patterns,
 )
-from mm_interleaved.training.parts import Documents, Objective, StepTerms, TrainedNames, in_precision, tensors_of
+from mm_interleaved.training.parts import Documents, Objective, StepTerms, TrainedNames, in_precision, tensors_of, with_tensors
 from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe, as_yaml, changed_keys, read_model_config, read_saved_recipe
 from mm_interleaved.training.report import Event, Finished, Rate, SamplesMade, Saved, Started, StepDone, Table, plot_losses
@@ -94,6 +94,10 @@ class _Ready:
     sources: dict[str, list[int]]
     """Where the sources stand after it."""
 
+    def pin_memory(self) -> _Ready:
+        """The same in memory that a GPU copies from without waiting; `WorkerFeed` asks for it."""
+        return replace(self, micro_batches=[with_tensors(batch, Tensor.pin_memory) for batch in self.micro_batches])
+
 
 class _Run:
     """The state of one training run between two steps."""
@@ -117,6 +121,8 @@ class _Run:
         self.engine = make_engine(recipe, self.accelerator, self.ranks)
         if recipe.data.sources and recipe.data.lanes % self.ranks.count:
             raise ConfigError(f"data.lanes {recipe.data.lanes} is no multiple of the {self.ranks.count} processes; choose one that is.")
+        if recipe.data.sources and self.settings.workers:
+            raise ConfigError("training.workers: data.sources are read on in order, by one thread; use workers 0 (data.threads decode).")
         self.precision = precision_of(self.settings.mixed_precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**16, growth_interval=250, enabled=self.precision == "fp16")
 
@@ -191,13 +197,7 @@ class _Run:
     def go(self, should_stop: Callable[[], bool]) -> Finished:
         """Runs the steps that are left, saves, and finishes."""
         settings = self.settings
-        feed = Feed(
-            self._prepare,
-            start=self.step,
-            stop=settings.steps,
-            batch_size=settings.batch_size,
-            ahead=settings.prefetch,
-        )
+        feed = self._feed()
         rate = Rate(settings.steps - self.step, settings.batch_size)
         stopped = False
         try:
@@ -227,6 +227,11 @@ class _Run:
         finished = Finished(self.step, not stopped, final, self.measures, {name: self.skips.by_reason(name) for name in self._sources})
         self.emit(finished)
         return finished
+
+    def _feed(self) -> Feed[_Ready] | WorkerFeed[_Ready]:
+        settings = self.settings
+        steps = {"start": self.step, "stop": settings.steps, "batch_size": settings.batch_size, "ahead": settings.prefetch}
+        return WorkerFeed(self._prepare, **steps, workers=settings.workers) if settings.workers else Feed(self._prepare, **steps)
 
     def _prepare(self, indices: Sequence[int]) -> _Ready:
         # In the feed's thread: this rank's share of a step, as micro-batches, and where the sources stand after it.

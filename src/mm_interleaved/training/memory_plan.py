@@ -103,7 +103,7 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
     if device.type == "cpu":
         sizes = [_bytes(batch) for batch in largest]
         process += own_pages() - pages - sum(sizes)
-        waiting = (recipe.training.prefetch + 2) * recipe.training.accumulation
+        waiting = (max(recipe.training.prefetch, recipe.training.workers) + 2) * recipe.training.accumulation
         gaps = int(HEAP_GAPS * (found.gradients + found.activations))
         found = replace(found, batches=waiting * max(sizes, default=0), process=max(0, process), gaps=gaps)
     if recipe.training.engine == "fsdp2" and processes > 1:

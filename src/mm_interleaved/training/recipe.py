@@ -43,6 +43,7 @@ FREE_ON_RESUME = (
     "training.report_every",
     "training.threads",
     "training.prefetch",
+    "training.workers",
     "training.engine",
     "training.zero_stage",
     "training.trackers",
@@ -246,6 +247,8 @@ class TrainingRecipe(_Section):
     """Threads of PyTorch; 0 leaves its own choice."""
     prefetch: int = Field(2, ge=1)
     """Batches prepared ahead."""
+    workers: int = Field(0, ge=0)
+    """Processes that compose the samples of tasks; 0 composes them in a thread, which is enough for a CPU."""
 
 
 class Recipe(_Section):
