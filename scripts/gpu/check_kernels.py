@@ -2,7 +2,8 @@
 
 Right: results and gradients of every dtype and of odd sizes against the definition in float64 on the CPU; a difference beyond the dtype's
 rounding ends the script with status 1. Fast: at the published sizes (16 heads of 64, 8 points), forward and with backward, Triton against
-the best other path of the device, and the share of the device's measured copy bandwidth. One JSON object per line.
+the best other path of the device, and the share of the device's measured copy bandwidth. `bytes` counts every input and output once,
+`bytes_gathered` each of the four cells of every sample, which mostly come from the cache. One JSON object per line.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ DEVICE = "cuda"
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Of the largest magnitude: the rounding of results and gradients of some hundred terms."""
+
+
+CALLS = 10
+"""Calls in a row that are timed together, so that the device need not wait for Python."""
 
 
 class Sizes(NamedTuple):
@@ -101,12 +106,13 @@ def time_all(repeats: int) -> None:
             floats = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
             result_bytes = inputs[2].shape[:3].numel() * inputs[0].shape[3] * inputs[0].element_size()
             multiplied = 2 * 4 * inputs[2].numel() * inputs[0].shape[3]
+            gathered = multiplied // 2 * inputs[0].element_size()
 
             def forward(backend: str, inputs: list[Tensor] = inputs, sizes: Sizes = sizes) -> Callable[[], object]:
-                return lambda: deformable_attention(inputs[0], sizes.shapes, *inputs[1:], backend=backend)
+                return lambda: [deformable_attention(inputs[0], sizes.shapes, *inputs[1:], backend=backend) for _ in range(CALLS)]
 
             def both(backend: str, inputs: list[Tensor] = inputs, sizes: Sizes = sizes) -> Callable[[], object]:
-                return lambda: results(sizes, inputs, backend)
+                return lambda: [results(sizes, inputs, backend) for _ in range(CALLS)]
 
             for case, run, factor in ((f"{name}_sampling", forward, 1), (f"{name}_sampling_backward", both, 3)):
                 compare(
@@ -118,15 +124,17 @@ def time_all(repeats: int) -> None:
                     repeats=repeats,
                     device=DEVICE,
                     dtype=dtype,
-                    flops=float(factor * multiplied),
-                    bytes_moved=float(factor * (floats + result_bytes)),
+                    flops=float(CALLS * factor * multiplied),
+                    bytes_moved=float(CALLS * factor * (floats + result_bytes)),
                     queries=sizes.queries,
+                    calls=CALLS,
+                    bytes_gathered=float(CALLS * factor * gathered),
                 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=50, help="counted runs of each path")
+    parser.add_argument("--repeats", type=int, default=20, help="counted runs of each path, ten calls each")
     chosen = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(1, "scripts/gpu/check_kernels.py needs a CUDA device; torch sees none.\n")

@@ -5,6 +5,7 @@
 #
 # Here:   pack                 wheels that are missing there and pieces of large files, into .gpu/; says what each call carries
 # There:  start                installs, joins the pieces, starts the chain in the background
+#         timed SECONDS        the same, the last recipe with as many steps as a probe says will fit
 #         look                 last losses, plots to $OUT
 #         finish               stops the chain after its present step and makes the final (averaged) weights of what it has
 #         bring [FIRST]        four pieces of 15 MiB of what is shipped to $OUT
@@ -20,6 +21,7 @@ CARRIED=44040192
 
 THERE=.lent  # what stays on that machine between the calls
 SITE=${SITE:-$THERE/site}
+if [ -f $THERE/steps ]; then CHANGES+=(--set training.steps="$(cat $THERE/steps)"); fi
 mmi() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" ${PYTHON:-python3} -m mm_interleaved.cli.main "$@"; }
 
 pack() {
@@ -44,7 +46,8 @@ keep() { # copies the pieces that this call brought to where later calls find th
 }
 
 install() {
-  [ -d "$SITE" ] || python3 -m pip install --quiet --no-index --no-deps --target "$SITE" .gpu/wheels/*.whl
+  [ -d "$SITE" ] && return
+  python3 -m pip install --quiet --no-index --no-deps --target "$SITE" .gpu/wheels/*.whl
   mmi doctor
 }
 
@@ -59,6 +62,18 @@ start() {
   setsid nohup bash "$0" chain >>"$RESULT.log" 2>&1 </dev/null &
   sleep "${FIRST_LOOK:-60}"
   look
+}
+
+timed() { # SECONDS for the steps of the last recipe
+  install
+  if declare -F before >/dev/null; then before; fi
+  mmi train "${RECIPES[-1]}" "${CHANGES[@]}" --set training.steps="${PROBE:=80}" --set output=$THERE/probe >$THERE/probe.log 2>&1 ||
+    { tail -n 40 $THERE/probe.log; return 1; }
+  batch=$(sed -n 's/^  batch_size: //p' $THERE/probe/recipe.yaml)
+  steps=$(tail -n 1 $THERE/probe/timing.csv | awk -F, -v batch="$batch" -v seconds="$1" '{print int(seconds * $3 / batch)}')
+  echo "probe: $(tail -n 1 $THERE/probe/timing.csv) (step, seconds, samples a second); $steps steps in $1 seconds"
+  echo "$steps" >$THERE/steps
+  start
 }
 
 look() {
