@@ -3,9 +3,10 @@
     python scripts/pretrain_then_tune.py -o out/tuned                                        # all five tasks; hours on a CPU
     python scripts/pretrain_then_tune.py -o out/tuned --task referring --steps 20 --n 20
 
-The model in the box is the pre-trained one: it saw few referring expressions and label maps. For each task four columns are measured
-on the same held-out samples: the box as it is, without and with four solved examples before each prompt, the box after
-`recipes/playground-tune.yaml`, and, after the same steps, `recipes/playground-tune-scratch.yaml`.
+The pre-trained model is to have seen few referring expressions and label maps: `--model` names one, such as the run of
+`recipes/playground-nano.yaml`. For each task four columns are measured on the same held-out samples: the model as it is, without and
+with four solved examples before each prompt, after `recipes/playground-tune.yaml`, and, after the same steps,
+`recipes/playground-tune-scratch.yaml`.
 A run that is killed goes on when the same command is given again. OUT/table.md holds the table.
 """
 
@@ -32,13 +33,14 @@ TASKS = {
 
 RECIPES = {"tuned": "recipes/playground-tune.yaml", "scratch": "recipes/playground-tune-scratch.yaml"}
 SHOTS = {"zero-shot": 0, "4-shot": 4}
-"""Solved examples before each prompt of the box."""
+"""Solved examples before each prompt of the pre-trained model."""
 COLUMNS = (*SHOTS, *RECIPES)
 
 
-def trained(kind: str, task: str, out: Path, steps: int | None) -> Path:
+def trained(kind: str, task: str, model: Path, out: Path, steps: int | None) -> Path:
     """The folder of the finished model of a run, which is made or gone on with."""
     changes = [f"data.tasks={{{task}: 1}}", f"output={out / kind / task}"]
+    changes += [f"model={model}"] if kind == "tuned" else [f"init=[{{from: {model}, parts: [image_decoder.vae]}}]"]
     finished = train(read_recipe(RECIPES[kind], changes if steps is None else [*changes, f"training.steps={steps}"]))
     assert finished.final is not None
     return finished.final
@@ -60,6 +62,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("out/tuned"))
+    parser.add_argument("--model", type=Path, default=BOX, help="the pre-trained model; by default the one in the box")
     parser.add_argument("--task", action="append", choices=TASKS, help="by default all")
     parser.add_argument("--steps", type=int, help="steps of each run; by default the recipe's")
     parser.add_argument("--n", type=int, default=100, help="held-out samples of each task")
@@ -67,9 +70,9 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     for task in chosen.task or TASKS:
         figures = chosen.output / "figures"
-        rows[task] = {name: measured(BOX, task, figures / name / task, chosen.n, shots) for name, shots in SHOTS.items()}
+        rows[task] = {name: measured(chosen.model, task, figures / name / task, chosen.n, shots) for name, shots in SHOTS.items()}
         for kind in RECIPES:
-            tuned = trained(kind, task, chosen.output / "runs", chosen.steps)
+            tuned = trained(kind, task, chosen.model, chosen.output / "runs", chosen.steps)
             rows[task][kind] = measured(tuned, task, figures / kind / task, chosen.n)
         write_atomically(chosen.output / "table.md", table(rows).encode())
         print(table({task: rows[task]}).splitlines()[-1], flush=True)
