@@ -82,6 +82,7 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
         side=side,
         last_unread=recipe.data.last_unread,
         painted=recipe.data.painted,
+        variety=recipe.data.variety,
         sources={source.name: source.weight for source in recipe.data.sources},
         together=recipe.data.together,
     )

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.packing import Row
 from mm_interleaved.data.playground.tasks import Sample, sample
+from mm_interleaved.data.playground.varied import VariedPack
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.data.seeds import key
 from mm_interleaved.data.sources import Example
@@ -50,6 +51,7 @@ class Corpus:
         side: int,
         last_unread: float = 0.0,
         painted: float = 1.0,
+        variety: float = 0.0,
         sources: Mapping[str, float] = MappingProxyType({}),
         together: int = 1,
     ) -> None:
@@ -61,9 +63,11 @@ class Corpus:
             side: side in pixels at which pictures are composed.
             last_unread: share of samples whose last picture, if it ends the document, is painted but not read.
             painted: share of samples whose pictures are painted; those of the others are only read.
+            variety: how much the drawings of the others are altered (`data.playground.varied`).
         """
         self._last_unread = last_unread
         self._painted = painted
+        self._variety = variety
         self.world = world
         self.seed = seed
         self.side = side
@@ -98,7 +102,10 @@ class Corpus:
 
     def sample(self, index: int) -> Sample:
         """Sample `index` of the playground, composed anew at every call."""
-        return sample(self.task_of(index), self.world, self.seed, index, side=self.side)
+        world = self.world
+        if self._variety and not self.is_painted(index):
+            world = world.seen_through(VariedPack(world.pack, key(self.seed, index, "variety"), self._variety))
+        return sample(self.task_of(index), world, self.seed, index, side=self.side)
 
     def samples(self, indices: Sequence[int]) -> list[Sample | Example | Row]:
         """Samples of tasks, composed anew, and of sources, which are read on: their indices must come in ascending order."""

@@ -140,6 +140,8 @@ class DataRecipe(_Section):
     painted: float = Field(1.0, ge=0, le=1)
     """Share of samples whose pictures are painted where they are to be; those of the others are only read. To paint is the dearest part
     of a sample, so a run that is to learn words paints none or few."""
+    variety: float = Field(0.0, ge=0, le=1)
+    """How much drawings are altered (mirrored, turned, recoloured …) in samples whose pictures are only read; 0 shows them as they are."""
 
     @model_validator(mode="after")
     def _some_task(self) -> DataRecipe:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -77,6 +78,7 @@ class World:
                 f"the world asks for {config.things} things in {config.styles} styles; "
                 f"the pack has {len(pack.things)} in {len(pack.styles)}."
             )
+        self._whole = self  # of a copy: the world that it came from
         self.pack = pack
         self.config = config
         self.numbers: dict[str, int] = {thing.id: number for number, thing in enumerate(pack.things)}
@@ -105,6 +107,21 @@ class World:
         """Style -> the things that this split shows in it."""
         self.seen_styles_of: dict[int, tuple[int, ...]] = _group(self.train_pairs, 0)
         """Thing -> the styles in which training shows it, whatever the split."""
+
+    def seen_through(self, pack: Pack) -> World:
+        """The same world with its drawings from another pack of the same things and styles.
+
+        It is equal to this one, so tasks find the tables that they keep of a world, none of which holds a drawing.
+        """
+        other = copy(self)
+        other.pack = pack
+        return other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, World) and self._whole is other._whole
+
+    def __hash__(self) -> int:
+        return id(self._whole)
 
     @property
     def grounds(self) -> int:
