@@ -104,7 +104,7 @@ class Corpus:
         """Sample `index` of the playground, composed anew at every call."""
         world = self.world
         if self._variety and not self.is_painted(index):
-            world = world.seen_through(VariedPack(world.pack, key(self.seed, index, "variety"), self._variety))
+            world = world.seen_through(VariedPack(world.pack, key(self.seed, index, "variety"), self._variety), jitter=self._variety)
         return sample(self.task_of(index), world, self.seed, index, side=self.side)
 
     def samples(self, indices: Sequence[int]) -> list[Sample | Example | Row]:

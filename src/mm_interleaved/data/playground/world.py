@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -108,13 +108,18 @@ class World:
         self.seen_styles_of: dict[int, tuple[int, ...]] = _group(self.train_pairs, 0)
         """Thing -> the styles in which training shows it, whatever the split."""
 
-    def seen_through(self, pack: Pack) -> World:
+    def seen_through(self, pack: Pack, *, jitter: float | None = None) -> World:
         """The same world with its drawings from another pack of the same things and styles.
 
-        It is equal to this one, so tasks find the tables that they keep of a world, none of which holds a drawing.
+        It is equal to this one, so tasks find the tables that they keep of a world, none of which holds a drawing or a place.
+
+        Args:
+            jitter: at least this much of it; None leaves it.
         """
         other = copy(self)
         other.pack = pack
+        if jitter is not None:
+            other.config = replace(self.config, jitter=max(self.config.jitter, jitter))
         return other
 
     def __eq__(self, other: object) -> bool:
