@@ -2,7 +2,8 @@
 
 A document joins with what it has read (its token cache and its pictures' values are copied into a row), stays while it writes, and
 takes its new tokens along when it leaves. Its own state is untouched until then, so that a pass that fails loses nothing. Rows in use
-stand in front; with `compiled`, passes always have all rows, so that their shape never changes.
+stand in front; with `compiled` or `recorded`, passes always have all rows, so that their shape never changes. Whatever differs from token
+to token is written into tensors that stay where they are.
 
 Axes: R rows · V vocabulary · N pictures of the row with the most · S cells · H heads · D head width (docs/glossary.md).
 """
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mm_interleaved.generation.recording import record
 from mm_interleaved.generation.state import DocumentState, context_limit
 from mm_interleaved.generation.token_cache import RowCache, places_for
 from mm_interleaved.model.feature_cache import Values
@@ -32,22 +34,27 @@ class _Row:
 class TextRows:
     """Up to `rows` documents side by side."""
 
-    def __init__(self, model: MMInterleavedForConditionalGeneration, rows: int, *, compiled: bool = False) -> None:
+    def __init__(self, model: MMInterleavedForConditionalGeneration, rows: int, *, compiled: bool = False, recorded: bool = False) -> None:
         """
         Args:
             rows: documents that may write together.
             compiled: run the pass through torch.compile; it pays where very many tokens are written.
+            recorded: record the pass as a CUDA graph, anew whenever a longer document or one with more pictures joins; then starting
+                the kernels of a token costs nothing.
         """
         self.model = model
         self.rows = rows
-        self._fixed = compiled
+        self._fixed = compiled or recorded
         self._cache = RowCache(model.config.text_config.num_hidden_layers, rows, 0, device=model.device)
         self._values: Values | None = None  # R N S H D for each synchronizer
         self._visible: Bool[Tensor, "R 1 N"] = torch.zeros(rows, 1, 0, dtype=torch.bool, device=model.device)
+        self._tokens: Int[Tensor, "R 1"] = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self._members: list[_Row] = []
-        self._pass: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = self._read
+        self._pass: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._read
         if compiled:
             self._pass = torch.compile(self._read, dynamic=False, fullgraph=True)
+        self._recorded = recorded
+        self._replay: Callable[[], tuple[Tensor, ...]] | None = None  # of the tensors as they are now
 
     def __len__(self) -> int:
         return len(self._members)
@@ -102,11 +109,8 @@ class TextRows:
         for row, state, token in zip(order, states, tokens, strict=True):
             ids[row], positions[row] = token, state.position
         self._cache.position[: self._width, 0].copy_(torch.tensor(positions), non_blocking=True)
-        hidden, logits = self._pass(
-            torch.tensor(ids, device=self.model.device)[:, None],
-            self._cache.mask(self._width, self.model.dtype),
-            self._visible[: self._width],
-        )
+        self._tokens[: self._width, 0].copy_(torch.tensor(ids), non_blocking=True)
+        hidden, logits = self._run()
         for row, member in enumerate(self._members):
             member.hidden.append(hidden[row : row + 1])
             member.state.note(logits[row])
@@ -134,22 +138,29 @@ class TextRows:
     def _width(self) -> int:
         return self.rows if self._fixed else len(self._members)
 
-    def _read(
-        self, tokens: Int[Tensor, "R 1"], mask: Float[Tensor, "R 1 1 K"], visible: Bool[Tensor, "R 1 N"]
-    ) -> tuple[Float[Tensor, "R 1 D"], Float[Tensor, "R V"]]:
+    def _run(self) -> tuple[Tensor, ...]:
+        inputs = self._tokens[: self._width], self._visible[: self._width]
+        if not self._recorded:
+            return self._pass(*inputs)
+        if self._replay is None:
+            self._replay = record(lambda: self._pass(*inputs), self.model.device)
+        return self._replay()
+
+    def _read(self, tokens: Int[Tensor, "R 1"], visible: Bool[Tensor, "R 1 N"]) -> tuple[Float[Tensor, "R 1 D"], Float[Tensor, "R V"]]:
         hidden = self.model.read(
             self.model.embed(tokens),
             visible=visible,
             cache=self,
             past_key_values=self._cache,
             position_ids=self._cache.position[: tokens.shape[0]],
-            attention_mask=mask,
+            attention_mask=self._cache.mask(tokens.shape[0], self.model.dtype),
         )
         return hidden, self.model.logits(hidden)[:, 0]
 
     def _make_room(self, tokens: int) -> None:
         if tokens > self._cache.places:
             self._cache.grow(min(places_for(tokens), context_limit(self.model.config)))
+            self._replay = None
 
     def _put_values(self, row: int, values: Values | None) -> None:
         count = 0 if values is None else values[0].shape[1]
@@ -159,6 +170,7 @@ class TextRows:
             for fresh, kept in zip(self._values, old or (), strict=False):
                 fresh[:, :room] = kept
             self._visible = torch.cat([self._visible, self._visible.new_zeros(self.rows, 1, count - room)], dim=2)
+            self._replay = None
         self._visible[row] = False
         self._visible[row, :, :count] = True
         for target, value in zip(self._values or (), values or (), strict=False):

@@ -29,6 +29,7 @@ from mm_interleaved.model.conditioned_unet import ConditionedUNet, DocumentValue
 from mm_interleaved.model.configuration import ImageDecoderConfig, MMFSConfig, NoiseConfig, ResamplerConfig
 from mm_interleaved.model.noise_schedule import NoiseSchedule
 from mm_interleaved.model.resampler import Resampler
+from mm_interleaved.ops.numbers import numbers_on
 from mm_interleaved.ops.take import take
 
 NEGATIVE_STD = 0.02
@@ -316,7 +317,7 @@ class ImageDecoder(nn.Module):
         mean, std = self.vae.config["latents_mean"], self.vae.config["latents_std"]
         if mean is None or std is None:
             return self.vae.config["shift_factor"] or 0.0, 1.0 / self.vae.config["scaling_factor"]
-        return like.new_tensor(mean)[:, None, None], like.new_tensor(std)[:, None, None]
+        return numbers_on(like.device, mean, like.dtype)[:, None, None], numbers_on(like.device, std, like.dtype)[:, None, None]
 
     def _trains_autoencoder(self) -> bool:
         return any(parameter.requires_grad for parameter in self.vae.parameters())

@@ -31,6 +31,7 @@ from mm_interleaved.model.language_model import MMFSInputs, MMFSLlamaModel, Text
 from mm_interleaved.model.objective import document_loss, image_terms, text_terms
 from mm_interleaved.model.positions import sincos_1d
 from mm_interleaved.model.visual_tokenizer import VisualFeatures, VisualTokenizer
+from mm_interleaved.ops.numbers import numbers_on
 from mm_interleaved.ops.take import take
 
 
@@ -262,7 +263,7 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
             return self.image_decoder.predict(latents, timestep, condition)
         if rows is None:
             rows = (range(latents.shape[0]),)
-        documents = DocumentValues(tuple(values), tuple(torch.tensor(own, device=latents.device) for own in rows))
+        documents = DocumentValues(tuple(values), tuple(numbers_on(latents.device, own, torch.long) for own in rows))
         return self.image_decoder.predict(latents, timestep, condition, documents, None, self.image_shapes)
 
     # What a training pass does with a packed batch.

@@ -25,6 +25,7 @@ from mm_interleaved.errors import ShapeError
 from mm_interleaved.model.configuration import MMFSConfig
 from mm_interleaved.ops.deformable import Backend, compiled, deformable_attention
 from mm_interleaved.ops.few_rows import FewRowsLinear
+from mm_interleaved.ops.numbers import numbers_on
 
 
 def recency(visible: Bool[Tensor, "B Q N"]) -> Int[Tensor, "B Q N"]:
@@ -171,7 +172,7 @@ class MMFS(nn.Module):
             reference = rearrange(reference, "B Q (N L) r -> B Q 1 N L 1 r", N=images)
         if reference.shape[-1] == 4:
             # As in Deformable DETR, offsets of a box are shares of half its size, spread over the points.
-            sides = scale.new_tensor([(width, height) for height, width in self._shapes(level_shapes)])[:, None, :]
+            sides = numbers_on(scale.device, [(width, height) for height, width in self._shapes(level_shapes)], scale.dtype)[:, None, :]
             scale = scale * sides * (0.5 / self.config.points) * reference[..., 2:]
         return reference[..., :2].to(offsets.dtype) + offsets[:, :, :, :, None] * scale, weights, joint[..., -1]
 
@@ -284,4 +285,4 @@ class MMFS(nn.Module):
             for side, (height, width) in zip(self.config.level_sides, shapes, strict=True)
         ]
         distinct = ratios[:1] if len(set(ratios)) == 1 else ratios
-        return torch.tensor(distinct, dtype=like.dtype, device=like.device)[:, None, :]
+        return numbers_on(like.device, distinct, like.dtype)[:, None, :]

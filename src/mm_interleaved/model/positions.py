@@ -34,7 +34,7 @@ def sincos_1d(positions: Int[Tensor, " L"] | Float[Tensor, " L"], width: int) ->
     if width % 2:
         raise ShapeError(f"A 1-D sine-cosine table needs an even width, got {width}; choose a multiple of 2.")
     exponents = numpy.arange(width // 2, dtype=numpy.float32) / numpy.float32(width // 2)
-    frequencies = torch.from_numpy(1 / numpy.float32(BASE) ** exponents).to(positions.device)
+    frequencies = torch.from_numpy(1 / numpy.float32(BASE) ** exponents).to(positions.device, non_blocking=True)
     angles = positions.float()[:, None] * frequencies  # L W/2
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 

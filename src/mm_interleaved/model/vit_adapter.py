@@ -26,6 +26,7 @@ from transformers import initialization as init
 from mm_interleaved.errors import ConfigError, ShapeError
 from mm_interleaved.model.configuration import AdapterConfig
 from mm_interleaved.ops.deformable import deformable_attention
+from mm_interleaved.ops.numbers import numbers_on
 
 MAPS = 4
 """Feature maps, at 1/4, 1/8, 1/16 and 1/32 of the prior's side."""
@@ -370,7 +371,7 @@ class DeformableAttention(nn.Module):
         """Reads `source`, whose levels of (height, width) `shapes` follow each other, at points around `centres_xy`."""
         exact = torch.promote_types(query.dtype, torch.float32)
         offsets = self.offsets(query).to(exact).unflatten(-1, (self.heads, self.levels, self.points, 2))
-        cells_xy = torch.tensor([(width, height) for height, width in shapes], dtype=exact, device=query.device)[:, None, :]
+        cells_xy = numbers_on(query.device, [(width, height) for height, width in shapes], exact)[:, None, :]
         points_xy = centres_xy[:, None, None, None, :] + offsets / cells_xy  # I Q heads levels points xy
         weights = self.attention_weights(query).to(exact).unflatten(-1, (self.heads, -1)).softmax(dim=-1)
         values = self.value_projection(source).unflatten(-1, (self.heads, -1))  # I S heads D
