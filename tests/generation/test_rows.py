@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from mm_interleaved.document import Document
+from mm_interleaved.errors import BackendError
 from mm_interleaved.generation.rows import TextRows
 from mm_interleaved.generation.state import DocumentState
 from mm_interleaved.generation.token_cache import ROOM, GrowingCache
@@ -53,6 +55,57 @@ def test_more_places_are_made_when_a_document_needs_them(processor):
         alone.append_token(9)
     assert state.position > ROOM
     torch.testing.assert_close(state.next_logits(), alone.next_logits(), rtol=0, atol=1e-9)
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """Recording without a CUDA device: the operations of one pass on the tensors that it used, and nothing of Python, are repeated."""
+    made = []
+
+    def record(run, device):
+        made.append(make_fx(run)())
+        return lambda program=made[-1]: tuple(result.clone() for result in program())
+
+    monkeypatch.setattr("mm_interleaved.generation.rows.record", record)
+    monkeypatch.setattr("mm_interleaved.ops.deformable.compiled.unsupported", lambda values: "its loops leave no operation")
+    return made
+
+
+def test_a_recorded_pass_follows_tokens_places_and_company(exact_model, processor, recordings):
+    rows = TextRows(exact_model, 3, recorded=True)
+    states = [read(exact_model, processor, document) for document in DOCUMENTS]
+    alone = [read(exact_model, processor, document) for document in DOCUMENTS]
+    for step, present in enumerate([[0, 1], [0, 1], [0, 1, 2], [2, 0], [2], [1, 2]]):
+        rows.gather([states[number] for number in present])
+        rows.read([states[number] for number in present], [10 + step + number for number in present])
+        for number in present:
+            alone[number].append_token(10 + step + number)
+            torch.testing.assert_close(states[number].next_logits(), alone[number].next_logits(), rtol=0, atol=1e-9)
+    rows.gather([])
+    for one, other in zip(states, alone, strict=True):
+        torch.testing.assert_close(one.hidden(), other.hidden(), rtol=0, atol=1e-9)
+    assert len(recordings) == 2  # the third document has more pictures than the first two
+
+
+def test_a_pass_is_recorded_anew_when_more_places_are_made(processor, recordings):
+    model = tiny_model(context=ROOM + 64).double()
+    state, alone = (read(model, tiny, Document(["draw a flat cat. " * 12])) for tiny in (processor, processor))
+    rows = TextRows(model, 2, recorded=True)
+    rows.gather([state])
+    for _ in range(ROOM - state.position + 3):
+        rows.read([state], [9])
+        alone.append_token(9)
+    assert state.position > ROOM
+    assert len(recordings) == 2
+    torch.testing.assert_close(state.next_logits(), alone.next_logits(), rtol=0, atol=1e-9)
+
+
+def test_recording_without_a_cuda_device_says_so(exact_model, processor):
+    rows = TextRows(exact_model, 1, recorded=True)
+    state = read(exact_model, processor, DOCUMENTS[0])
+    rows.gather([state])
+    with pytest.raises(BackendError, match="leave `recorded` off"):
+        rows.read([state], [9])
 
 
 COMPILED = """
