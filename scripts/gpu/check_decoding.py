@@ -1,4 +1,4 @@
-"""Decoding at the published size on a CUDA device: right, and how near to the bandwidth of its memory. `python scripts/gpu/check_decoding.py`
+"""Decoding at the published size on a CUDA device: right, and how near to its bandwidth. `python scripts/gpu/check_decoding.py`
 
 The language model of the release (LLaMA 13B, MMFS in every fourth layer) with random weights in bfloat16 reads 256 tokens with two
 pictures, whose feature maps are random, and writes on by each of our paths. A token cannot take less time than reading the weights once,
@@ -27,6 +27,7 @@ from mm_interleaved.checkpoint.published import config_from_published
 from mm_interleaved.generation.rows import TextRows
 from mm_interleaved.generation.state import DocumentState
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.model.language_model import fuse_norms
 from mm_interleaved.model.visual_tokenizer import VisualFeatures
 from mm_interleaved.ops.deformable import reasons
 from mm_interleaved.processing.layout import Layout
@@ -97,6 +98,8 @@ def build(size: str, device: str) -> MMInterleavedForConditionalGeneration:
     language.rotary_emb = LlamaRotaryEmbedding(config=language.config).to(device)  # its frequencies are no weights, and stay float32
     network.begin_image_embedding = nn.Parameter(torch.zeros_like(network.begin_image_embedding, dtype=torch.bfloat16, device=device))
     network.visual_tokenizer = RandomMaps(network)
+    if device.startswith("cuda"):
+        fuse_norms(language)  # as `load` does
     return network.eval().requires_grad_(False)
 
 
@@ -257,13 +260,15 @@ def main() -> None:
     if chosen.device.startswith("cuda"):
         forms["recorded_rows"] = {"recorded": True}
     if chosen.compile:
-        forms["compiled_rows"] = {"compiled": True}
+        forms["compiled_rows"] = {"compiled": True, "recorded": chosen.device.startswith("cuda")}
     cases.run("engine", lambda: checks.speed(engine(checks.state.branch())))
     for name, form in forms.items():
         cases.run(name, lambda form=form: checks.speed(rows(checks.state, **form)))
     cases.run("engine_logits", lambda: {"largest": float(checks.spoken("engine", engine(checks.state.branch())).abs().max())})
     for name, form in forms.items():
-        cases.run(f"{name}_logits", lambda name=name, form=form: {"largest": float(checks.spoken(name, rows(checks.state, **form)).abs().max())})
+        cases.run(
+            f"{name}_logits", lambda name=name, form=form: {"largest": float(checks.spoken(name, rows(checks.state, **form)).abs().max())}
+        )
         cases.run(f"{name}_equal_engine", lambda name=name: checks.agreement(name, "engine"))
         if name != "rows":
             cases.run(f"{name}_equal_rows", lambda name=name: checks.agreement(name, "rows"))

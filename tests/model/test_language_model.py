@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache
 
 from mm_interleaved.errors import ConfigError, ShapeError
 from mm_interleaved.model.configuration import Behaviour, MMFSConfig, MMInterleavedConfig
-from mm_interleaved.model.language_model import LAYER_FAMILIES, MMFSInputs, MMFSLlamaModel, TextHead
+from mm_interleaved.model.language_model import LAYER_FAMILIES, FusedNorm, MMFSInputs, MMFSLlamaModel, TextHead, fuse_norms
 
 FEATURES = 6
 CELLS = 4 * 4 + 2 * 2
@@ -160,6 +160,22 @@ def test_bfloat16_layers_work_with_float32_synchronizers() -> None:
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert model.layers[0].synchronizer.gate.grad is not None
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)])
+def test_fused_norms_equal_upstreams_but_for_rounding_and_keep_weights_and_names(dtype: torch.dtype, tolerance: float) -> None:
+    model = _model().to(dtype)
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            torch.nn.init.uniform_(parameter, 0.5, 2.0)
+    hidden = (100 * torch.randn(2, 5, 16)).to(dtype)
+    plain, before = model.norm(hidden), {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    fuse_norms(model)
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
+    norms = [module for module in model.modules() if isinstance(module, FusedNorm)]
+    assert len(norms) == 2 * 3 + 1 + 2 * 2  # of three layers, the last one, of two synchronizers
+    torch.testing.assert_close(model.norm(hidden), plain, rtol=tolerance, atol=0)  # one rounding to 8 bits more or less
+    assert model.norm(hidden.double()).dtype == torch.float64  # another dtype than the weight's goes upstream's way
 
 
 def test_synchronizers_keep_their_own_start_after_upstream_initialisation() -> None:

@@ -23,6 +23,7 @@ from mm_interleaved.generation.scheduler import Scheduler
 from mm_interleaved.generation.score import Score
 from mm_interleaved.generation.score import score as score_continuations
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.model.language_model import fuse_norms
 from mm_interleaved.ops.few_rows import for_few_rows
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 
@@ -152,6 +153,9 @@ def load(
 def choose_fast_forms(network: PreTrainedModel) -> None:
     """Chooses what is faster without gradients where the network computes; equal but for rounding."""
     painter: Any = network.image_decoder
+    device_type = painter.negative_tokens.device.type
     for part in (network.language_model, network.text_head):
         for_few_rows(cast(nn.Module, part))
-    painter.choose_attention(painter.negative_tokens.device.type, backward=False)
+        if device_type == "cuda":
+            fuse_norms(cast(nn.Module, part))
+    painter.choose_attention(device_type, backward=False)

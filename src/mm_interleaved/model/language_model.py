@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -46,6 +47,31 @@ class MMFSInputs:
     """Projected values, one entry per layer with MMFS in order, from `MMFSLlamaModel.project_features`."""
     level_shapes: tuple[tuple[int, int], ...] | None = None
     """Real (height, width) of each level, finest first; None means the configured squares."""
+
+
+class FusedNorm(LlamaRMSNorm):
+    """Upstream's norm in one kernel where the device has it, instead of eight; it shares the weight of the norm in whose place it stands.
+
+    Upstream rounds once more, before it multiplies with the weight.
+    """
+
+    def __init__(self, other: LlamaRMSNorm) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.variance_epsilon = other.weight, other.variance_epsilon
+
+    def forward(self, hidden_states: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        if hidden_states.dtype != self.weight.dtype:
+            return cast(Tensor, super().forward(hidden_states))
+        return functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+def fuse_norms(module: nn.Module) -> None:
+    """Puts a `FusedNorm` in the place of every norm of upstream's inside `module`: same parameters, same names."""
+    for name, child in module.named_children():
+        if type(child) is LlamaRMSNorm and "forward" not in vars(child):
+            setattr(module, name, FusedNorm(child))
+        else:
+            fuse_norms(child)
 
 
 class Synchronizer(nn.Module):
