@@ -56,7 +56,7 @@ class NoiseSchedule:
         if self.config.kind == "flow":
             share = timestep.to(latents.dtype)[:, None, None, None]
             return (1 - share) * latents + share * noise
-        signal = self._signal.to(timestep.device)[timestep].to(latents.dtype)[:, None, None, None]
+        signal = self._signal_at(timestep).to(latents.dtype)[:, None, None, None]
         return signal.sqrt() * latents + (1 - signal).sqrt() * noise
 
     def target(self, latents: Float[Tensor, "I C h w"], noise: Float[Tensor, "I C h w"], timestep: Timestep) -> Float[Tensor, "I C h w"]:
@@ -100,10 +100,9 @@ class NoiseSchedule:
         """
         if self.config.kind == "flow":
             return sample + (next_timestep - timestep).to(sample.dtype) * prediction
-        table = self._signal.to(timestep.device)
-        signal = table[timestep].to(sample.dtype)
-        # Indexing with a tensor and torch.where instead of `if`: no device synchronisation per step.
-        next_signal = torch.where(next_timestep < 0, 1.0, table[next_timestep.clamp(min=0)]).to(sample.dtype)
+        signal = self._signal_at(timestep).to(sample.dtype)
+        # torch.where instead of `if`: no device synchronisation per step.
+        next_signal = torch.where(next_timestep < 0, 1.0, self._signal_at(next_timestep.clamp(min=0))).to(sample.dtype)
         alpha = signal / next_signal
         beta = 1 - alpha
         clean = self.clean(prediction, timestep, sample)
@@ -121,5 +120,10 @@ class NoiseSchedule:
         """
         if self.config.kind == "flow":
             return sample - timestep.to(sample.dtype) * prediction
-        signal = self._signal.to(timestep.device)[timestep].to(sample.dtype)
+        signal = self._signal_at(timestep).to(sample.dtype)
         return (sample - (1 - signal).sqrt() * prediction) / signal.sqrt()
+
+    def _signal_at(self, timestep: Int[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        # A table indexed by one number in a tensor would be asked for as a number of Python's, which waits for the device.
+        table = self._signal.to(timestep.device, non_blocking=True)
+        return table.index_select(0, timestep.reshape(-1)).view(timestep.shape)
