@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mm_interleaved.ops.deformable.registered import as_it_lies, misplaced, operator
-from mm_interleaved.ops.numbers import numbers_on
 
 WIDEST_HEAD = 512
 """Head width beyond which the tile of one point alone would spill out of the registers."""
@@ -104,7 +103,7 @@ def _levels(sides: tuple[int, ...], device: torch.device) -> Tensor:
     for height, width in zip(sides[::2], sides[1::2], strict=True):
         starts.append(starts[-1] + height * width)
     numbers = [number for level in zip(sides[::2], sides[1::2], starts, strict=False) for number in level]
-    return numbers_on(device, numbers, torch.int32)
+    return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
 def _sizes(values: Tensor, points_xy: Tensor, weights: Tensor) -> tuple[int, ...]:
