@@ -68,3 +68,14 @@ def wait(device: str) -> None:
     """Until the device has done everything."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def profiled(run: Callable[[], object], device: str) -> dict[str, Any]:
+    """How long the device computes during a run, in how many kernels, and which share the longest ones have."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        wait(device)
+    kernels = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    computing = sum(event.self_device_time_total for event in kernels) / 1e6
+    longest = {event.key[:70]: float(f"{event.self_device_time_total / 1e6 / computing:.3g}") for event in kernels[:8]}
+    return {"computing_seconds": computing, "kernels": sum(event.count for event in kernels), "longest": longest}

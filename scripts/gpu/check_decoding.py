@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import Cases, seconds, wait
+from cases import Cases, profiled, seconds, wait
 from measuring import copy_bandwidth
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,8 +53,11 @@ PREFIX = 256
 PICTURES = 2
 TOKENS = 16
 """Written in each timed round; all rounds fit into the places that the prefix leaves, so that shapes stay."""
-TOLERANCE = 0.02
-"""Of the largest logit: bfloat16 after 40 layers, where only the order of sums differs."""
+TOLERANCE = {"engine": 0.06, "rows": 0.02}
+"""Of the largest logit, by what a path is compared with: bfloat16 after 40 layers, where sums of attention stand in another order, or
+at most kernels of other sizes are chosen. Five layers were measured 0.005 apart."""
+MOVED = 0.1
+"""Least change of some logit from token to token, of the largest one, and by other pictures."""
 
 Step = Callable[[int], Tensor]
 """Token → logits of the next one."""
@@ -218,6 +221,36 @@ class Checks:
         row = {"seconds_per_token": taken, "tokens_per_second": documents / taken, "weight_bytes": read, "read_fraction": share}
         return row | {"copy_fraction": read / taken / copy_bandwidth(self.device), "bar": BAR, "reached": share >= BAR}
 
+    def profile(self, step: Step) -> dict[str, Any]:
+        """What the device does during a few tokens."""
+        for _ in range(3):
+            step(1000)
+        wait(self.device)
+        found = profiled(lambda: [step(1000) for _ in range(4)], self.device)
+        return {"tokens": 4, **found}
+
+    def products(self, rows: int) -> dict[str, Any]:
+        """Share of the read bandwidth at which the weights of all layers are multiplied with so many rows, kind after kind."""
+        layers, dtype = self.network.language_model.layers, torch.bfloat16
+        kinds = {
+            "attention": [layer.self_attn.q_proj.weight for layer in layers],
+            "wide": [layer.mlp.gate_proj.weight for layer in layers],
+            "narrow": [layer.mlp.down_proj.weight for layer in layers],
+            "head": [self.network.text_head.head.weight],
+        }
+        found: dict[str, Any] = {"rows": rows}
+        for kind, weights in kinds.items():
+            state = torch.ones(rows, weights[0].shape[1], dtype=dtype, device=self.device)
+
+            def multiply(state: Tensor = state, weights: list[Tensor] = weights) -> None:
+                for weight in weights:
+                    functional.linear(state, weight)
+
+            multiply()
+            read = float(sum(weight.nbytes for weight in weights))
+            found[kind] = read / seconds(multiply, self.device, rounds=5) / self.read_bytes_per_second
+        return found
+
     def spoken(self, name: str, step: Step) -> Tensor:
         """Logits after each of the same tokens."""
         self.logits[name] = torch.stack([step(1100 + 7 * place).float().clone() for place in range(TOKENS)])
@@ -230,8 +263,9 @@ class Checks:
         away = float((one - two).abs().max()) / largest
         moved = float(one.diff(dim=0).abs().amax(dim=1).min()) / largest
         same_choice = float((one.argmax(dim=1) == two.argmax(dim=1)).float().mean())
-        row = {"path": name, "against": other, "away": away, "tolerance": TOLERANCE, "moved": moved, "same_choice": same_choice}
-        return row | {"passed": away <= TOLERANCE and moved > 5 * TOLERANCE}  # NaN fails too
+        allowed = TOLERANCE[other]
+        row = {"path": name, "against": other, "away": away, "tolerance": allowed, "moved": moved, "same_choice": same_choice}
+        return row | {"passed": away <= allowed and moved > MOVED}  # NaN fails too
 
     def other_pictures(self) -> dict[str, Any]:
         """The same tokens after pictures with other maps: decoding reads them."""
@@ -242,25 +276,24 @@ class Checks:
         there.features = state.features  # read with the first maps, written with the others
         one, two = engine(here)(1100), engine(there)(1100)
         away = float((one.float() - two.float()).abs().max() / one.float().abs().max())
-        return {"away": away, "passed": away > TOLERANCE}
+        return {"away": away, "passed": away > MOVED}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sorted(SIZES), default="13b")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--at-most", type=float, default=75.0, help="seconds after which no case is begun")
+    parser.add_argument("--at-most", type=float, help="seconds after which no case is begun; 75, or 300 with --compile")
     parser.add_argument("--compile", action="store_true", help="rows through torch.compile too, which takes minutes at 13b")
     chosen = parser.parse_args()
-    cases, checks = Cases(chosen.at_most), Checks(chosen.size, chosen.device)
+    at_most = chosen.at_most or (300.0 if chosen.compile else 75.0)
+    cases, checks = Cases(at_most), Checks(chosen.size, chosen.device)
     cases.run("machine", checks.machine)
     cases.run("build", checks.build)
     cases.run("prefix", checks.prefix)
     forms: dict[str, dict[str, bool]] = {"rows": {}}
     if chosen.device.startswith("cuda"):
         forms["recorded_rows"] = {"recorded": True}
-    if chosen.compile:
-        forms["compiled_rows"] = {"compiled": True, "recorded": chosen.device.startswith("cuda")}
     cases.run("engine", lambda: checks.speed(engine(checks.state.branch())))
     for name, form in forms.items():
         cases.run(name, lambda form=form: checks.speed(rows(checks.state, **form)))
@@ -273,9 +306,19 @@ def main() -> None:
         if name != "rows":
             cases.run(f"{name}_equal_rows", lambda name=name: checks.agreement(name, "rows"))
     cases.run("other_pictures", checks.other_pictures)
+    for count in (1, 8):
+        cases.run("products", lambda count=count: checks.products(count))
     if chosen.device.startswith("cuda"):
         cases.run("eight_recorded_rows", lambda: checks.speed(rows(checks.state, 8, recorded=True), documents=8))
+        cases.run("profile", lambda: checks.profile(rows(checks.state, recorded=True)))
         cases.run("memory", lambda: {"peak_bytes": float(torch.cuda.max_memory_allocated())})
+    if chosen.compile:
+        form = {"compiled": True, "recorded": chosen.device.startswith("cuda")}
+        cases.run("compiled_rows", lambda: checks.speed(rows(checks.state, **form)))
+        cases.run(
+            "compiled_rows_logits", lambda: {"largest": float(checks.spoken("compiled_rows", rows(checks.state, **form)).abs().max())}
+        )
+        cases.run("compiled_rows_equal_rows", lambda: checks.agreement("compiled_rows", "rows"))
     cases.end()
 
 

@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from cases import Cases, seconds, wait
+from cases import Cases, profiled, seconds
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -206,14 +206,8 @@ class Checks:
         step = self.step(size)
         step()
         taken = seconds(step, self.device, rounds=2)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            step()
-            wait(self.device)
-        kernels = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
-        computing = sum(event.self_device_time_total for event in kernels) / 1e6
-        longest = {event.key[:60]: float(f"{event.self_device_time_total / 1e6 / computing:.3g}") for event in kernels[:8]}
-        row = {"batch": size, "seconds_per_step": taken, "computing_seconds": computing, "busy": computing / taken}
-        return row | {"kernels": sum(event.count for event in kernels), "longest": longest}
+        found = profiled(step, self.device)
+        return {"batch": size, "seconds_per_step": taken, "busy": found["computing_seconds"] / taken, **found}
 
     # What the cases share.
 
