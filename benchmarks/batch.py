@@ -66,13 +66,18 @@ def together(model: Model, documents: list[Document], lengths: list[int] | None,
     scheduler = Following(model, lengths, places=len(documents))
     for number, document in enumerate(documents):
         scheduler.add(number, document, **options)
+    return finished(scheduler, len(documents))
+
+
+def finished(scheduler: Scheduler, count: int) -> list[Document]:
+    """Runs a scheduler whose documents are called 0, 1 …, and gives them in this order."""
     found: dict[Any, Document] = {}
     for name, event in scheduler:
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, Finished):
             found[name] = event.document
-    return [found[number] for number in range(len(documents))]
+    return [found[number] for number in range(count)]
 
 
 def texts(model: Model, count: int, tokens: int, case: str) -> None:

@@ -10,6 +10,7 @@ One JSON object per line; status 1 if a comparison fails.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,15 @@ from unittest import mock
 
 import numpy as np
 import torch
-from cases import Cases, profiled, seconds
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from batch import finished
+from cases import Cases, profiled, seconds
+
 from mm_interleaved.document import Document, Image, Text
-from mm_interleaved.generation.events import Failed, Finished
 from mm_interleaved.generation.golden import drift
 from mm_interleaved.generation.load import BOX, Model, load
 from mm_interleaved.generation.rows import TextRows
@@ -272,13 +276,7 @@ def scheduled(model: Model, documents: Sequence[Document], **options: Any) -> li
     scheduler = model.scheduler(places=len(documents), painted_together=len(documents))
     for number, document in enumerate(documents):
         scheduler.add(number, document, **{**options, "seed": number})
-    found: dict[Any, Document] = {}
-    for name, event in scheduler:
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Finished):
-            found[name] = event.document
-    return [found[number] for number in range(len(documents))]
+    return finished(scheduler, len(documents))
 
 
 def written(document: Document) -> str:

@@ -24,11 +24,10 @@ def read(model, processor, document):
     return state
 
 
-def test_documents_that_come_and_go_are_read_as_alone(exact_model, processor):
-    rows = TextRows(exact_model, 3)
-    states = [read(exact_model, processor, document) for document in DOCUMENTS]
-    alone = [read(exact_model, processor, document) for document in DOCUMENTS]
-    company = [[0, 1, 2], [2, 0], [2], [1, 2], [0, 1, 2]]
+def assert_read_as_alone(rows, model, processor, company):
+    """Documents that come and go, by their numbers per step, leave what each leaves that is read by itself."""
+    states = [read(model, processor, document) for document in DOCUMENTS]
+    alone = [read(model, processor, document) for document in DOCUMENTS]
     for step, present in enumerate(company):
         rows.gather([states[number] for number in present])
         rows.read([states[number] for number in present], [10 + step + number for number in present])
@@ -41,6 +40,10 @@ def test_documents_that_come_and_go_are_read_as_alone(exact_model, processor):
         one.append_token(7)
         other.append_token(7)
         torch.testing.assert_close(one.next_logits(), other.next_logits(), rtol=0, atol=1e-9)
+
+
+def test_documents_that_come_and_go_are_read_as_alone(exact_model, processor):
+    assert_read_as_alone(TextRows(exact_model, 3), exact_model, processor, [[0, 1, 2], [2, 0], [2], [1, 2], [0, 1, 2]])
 
 
 def test_more_places_are_made_when_a_document_needs_them(processor):
@@ -73,17 +76,7 @@ def recordings(monkeypatch):
 
 def test_a_recorded_pass_follows_tokens_places_and_company(exact_model, processor, recordings):
     rows = TextRows(exact_model, 3, recorded=True)
-    states = [read(exact_model, processor, document) for document in DOCUMENTS]
-    alone = [read(exact_model, processor, document) for document in DOCUMENTS]
-    for step, present in enumerate([[0, 1], [0, 1], [0, 1, 2], [2, 0], [2], [1, 2]]):
-        rows.gather([states[number] for number in present])
-        rows.read([states[number] for number in present], [10 + step + number for number in present])
-        for number in present:
-            alone[number].append_token(10 + step + number)
-            torch.testing.assert_close(states[number].next_logits(), alone[number].next_logits(), rtol=0, atol=1e-9)
-    rows.gather([])
-    for one, other in zip(states, alone, strict=True):
-        torch.testing.assert_close(one.hidden(), other.hidden(), rtol=0, atol=1e-9)
+    assert_read_as_alone(rows, exact_model, processor, [[0, 1], [0, 1], [0, 1, 2], [2, 0], [2], [1, 2]])
     assert len(recordings) == 2  # the third document has more pictures than the first two
 
 
