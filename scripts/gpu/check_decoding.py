@@ -53,9 +53,9 @@ PREFIX = 256
 PICTURES = 2
 TOKENS = 16
 """Written in each timed round; all rounds fit into the places that the prefix leaves, so that shapes stay."""
-TOLERANCE = {"engine": 0.06, "rows": 0.02}
+TOLERANCE = {"engine": 0.06, "rows": 0.06}
 """Of the largest logit, by what a path is compared with: bfloat16 after 40 layers, where sums of attention stand in another order, or
-at most kernels of other sizes are chosen. Five layers were measured 0.005 apart."""
+kernels of other sizes are chosen. Measured on an H200: rows against the engine 0.033, recorded rows against rows 0.035."""
 MOVED = 0.1
 """Least change of some logit from token to token, of the largest one, and by other pictures."""
 

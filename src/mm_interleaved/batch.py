@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from transformers.utils import ModelOutput as TransformersModelOutput
 
@@ -57,10 +57,10 @@ class Batch(_Record):
     """Rotary position. `ours` restarts at each document, `published` counts through the row."""
     targets: Int[Tensor, "B T"]
     """Id to be predicted *at* this position (the next token), `IGNORED_TARGET` where nothing is trained."""
-    pixels: Float[Tensor, "E 3 H W"]
-    """Encoder view of the first E images, in [0, 1]. The other images are only painted: nothing in the batch reads them, so they
-    have no placeholders and come last. E may be 0."""
-    target_pixels: Float[Tensor, "K 3 h w"]
+    pixels: Float[Tensor, "E 3 H W"] | UInt8[Tensor, "E 3 H W"]
+    """Encoder view of the first E images, in [0, 1] (or, while a batch travels, `in_bytes`). The other images are only painted: nothing
+    in the batch reads them, so they have no placeholders and come last. E may be 0."""
+    target_pixels: Float[Tensor, "K 3 h w"] | UInt8[Tensor, "K 3 h w"]
     """Decoder view, in [0, 1], of the images that are painted in training. K may be 0."""
     target_image: Int[Tensor, " K"]
     """Flat index (0 … I-1) of each painted image."""
@@ -77,6 +77,16 @@ class Batch(_Record):
     def token_mask(self) -> Bool[Tensor, "B T"]:
         """True at real tokens, False at padding."""
         return self.document_index != NO_DOCUMENT
+
+    def in_bytes(self) -> Batch:
+        """The same with its pixels in 8 bits, a quarter of the size; exact, because that is what they were made from."""
+        return replace(self, **{name: getattr(self, name).mul(255).round().to(torch.uint8) for name in ("pixels", "target_pixels")})
+
+    def in_fractions(self) -> Batch:
+        """The inverse of `in_bytes`, to the last bit; nothing is done to pixels in [0, 1]."""
+        if self.pixels.dtype != torch.uint8:
+            return self
+        return replace(self, **{name: getattr(self, name).to(torch.float32).div_(255) for name in ("pixels", "target_pixels")})
 
     def visible(self) -> Bool[Tensor, "B T N"]:
         """Which images each token may read: those of its document that begin before it.

@@ -187,7 +187,6 @@ class WorkerFeed(Generic[Prepared]):
             prefetch_factor=max(1, -(-ahead // workers)),
             multiprocessing_context="fork",
             worker_init_fn=_left_to_the_parent,
-            pin_memory=torch.cuda.is_available(),
         )
         self._batches = iter(self._loader)
 

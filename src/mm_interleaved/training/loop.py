@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from mm_interleaved.training.optim import (
     set_learning_rate,
     trained_patterns,
 )
-from mm_interleaved.training.parts import Documents, Objective, StepTerms, TrainedNames, in_precision, tensors_of, with_tensors
+from mm_interleaved.training.parts import DocumentBatch, Documents, Objective, StepTerms, TrainedNames, in_precision, tensors_of
 from mm_interleaved.training.ranks import Ranks
 from mm_interleaved.training.recipe import Recipe, as_yaml, changed_keys, read_model_config, read_saved_recipe
 from mm_interleaved.training.report import Event, Finished, Rate, SamplesMade, Saved, Started, StepDone, Table, plot_losses
@@ -93,10 +93,6 @@ class _Ready:
     micro_batches: list[Any]
     sources: dict[str, list[int]]
     """Where the sources stand after it."""
-
-    def pin_memory(self) -> _Ready:
-        """The same in memory that a GPU copies from without waiting; `WorkerFeed` asks for it."""
-        return replace(self, micro_batches=[with_tensors(batch, Tensor.pin_memory) for batch in self.micro_batches])
 
 
 class _Run:
@@ -238,7 +234,10 @@ class _Run:
         own = self.ranks.share(indices)
         size = math.ceil(len(own) / self.settings.accumulation)
         parts = [own[start : start + size] for start in range(0, len(own), size)]
-        return _Ready([self.objective.prepare(self.corpus, part) for part in parts], self.corpus.state())
+        prepared = [self.objective.prepare(self.corpus, part) for part in parts]
+        if self.settings.workers:
+            prepared = [batch.in_bytes() if isinstance(batch, DocumentBatch) else batch for batch in prepared]
+        return _Ready(prepared, self.corpus.state())
 
     def _one_step(self, ready: _Ready) -> dict[str, float]:
         settings = self.settings
