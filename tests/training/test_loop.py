@@ -123,6 +123,28 @@ def test_batches_come_in_order_and_an_error_of_the_feed_is_raised_where_they_are
     feed.close()
 
 
+@pytest.mark.parametrize("over_all", [False, True])
+def test_pictures_that_even_a_batch_out_change_neither_losses_nor_gradients(recipe, over_all):
+    plain = recipe(
+        model_changes={"behaviour": {"image_mean_over_all": over_all}}, data={"last_unread": 0.5}, training={"mixed_precision": "float32"}
+    )
+    config = read_model_config(plain)
+    corpus = make_corpus(plain, side=config.vision_config.image_size)
+    objective = Documents(make_model(plain), make_processor(plain, config, corpus.world))
+    prepared = objective.prepare(corpus, range(6))
+    evened = prepared.evened(16)
+    assert (evened.batch.pixels.shape[0], evened.batch.target_pixels.shape[0]) == (16, 16) == (len(evened.draw.noise), 16)
+    found = []
+    for each in (prepared, evened):
+        objective.zero_grad()
+        terms = objective(each)
+        terms.total.backward()
+        gradients = [parameter.grad.clone() for parameter in objective.parameters() if parameter.grad is not None]
+        found.append([terms.columns["text_loss"], terms.columns["image_loss"], *gradients])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
 def test_closing_a_feed_stops_its_thread():
     feed = Feed(list, start=0, stop=10**9, batch_size=2, ahead=2)
     next(iter(feed))

@@ -154,6 +154,7 @@ def choose_fast_forms(network: PreTrainedModel) -> None:
     """Chooses what is faster without gradients where the network computes; equal but for rounding."""
     painter: Any = network.image_decoder
     device_type = painter.negative_tokens.device.type
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every length of the text anew
     for part in (network.language_model, network.text_head):
         for_few_rows(cast(nn.Module, part))
         if device_type == "cuda":

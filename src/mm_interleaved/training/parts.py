@@ -48,6 +48,10 @@ POSTERIOR_LOGVAR_START = -6.0
 CELLS = 3
 """The picture is divided into 3 x 3 cells for the question what is where."""
 
+EVEN = 32
+"""On CUDA devices batches hold a multiple of so many pictures to be encoded, and to be painted: cuDNN plans every shape of a convolution
+anew, seconds a step where no two batches are alike."""
+
 NO_SAMPLE = -1
 """Sample index of a blank document."""
 
@@ -109,11 +113,26 @@ class DocumentBatch:
     """Painted pictures at its end that stand for nothing (`Documents.every_part`)."""
 
     def to(self, device: torch.device) -> DocumentBatch:
-        return replace(self, batch=self.batch.to(device).in_fractions(), draw=self.draw.to(device))
+        moved = replace(self, batch=self.batch.to(device).in_fractions(), draw=self.draw.to(device))
+        return moved.evened(EVEN) if device.type == "cuda" else moved
 
     def in_bytes(self) -> DocumentBatch:
         """The same in a quarter of the size, as one process hands it to another; `to` undoes it."""
         return replace(self, batch=self.batch.in_bytes())
+
+    def evened(self, multiple: int) -> DocumentBatch:
+        """The same with its numbers of encoded and of painted pictures brought up to a multiple; those added are read by nothing and
+        weigh nothing."""
+        batch, draw = self.batch, self.draw
+        encoded, painted = -batch.pixels.shape[0] % multiple, -batch.target_pixels.shape[0] % multiple
+        targets = {name: _longer(getattr(batch, name), painted) for name in ("target_pixels", "target_image", "target_weight")}
+        batch = replace(batch, pixels=_longer(batch.pixels, encoded), **targets)
+        draw = NoiseDraw(**{each.name: _longer(getattr(draw, each.name), painted) for each in fields(draw)})
+        return replace(self, batch=batch, draw=draw, blanks=self.blanks + painted)
+
+
+def _longer(values: Tensor, more: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(more, *values.shape[1:])]) if more else values
 
 
 class Documents(Objective):
