@@ -6,6 +6,7 @@ import torch
 
 from mm_interleaved.document import Document
 from mm_interleaved.errors import ConfigError, LayoutError
+from mm_interleaved.generation import scheduler as scheduler_module
 from mm_interleaved.generation.engine import continue_document
 from mm_interleaved.generation.events import Failed, Finished, ImageDone, ImageProgress, TextDelta
 from mm_interleaved.generation.rows import TextRows
@@ -110,6 +111,59 @@ def test_documents_write_and_are_painted_in_common_batches(model, processor, mon
     assert max(painted) >= 4  # two branches of at least two pictures
 
 
+def test_prompts_admitted_together_are_read_in_one_batch(model, processor, monkeypatch):
+    encoded, plain = [], type(model).encode_images
+    monkeypatch.setattr(type(model), "encode_images", lambda self, pixels: encoded.append(pixels.shape[0]) or plain(self, pixels))
+    scheduler = Scheduler(model, processor)
+    for number in range(6):
+        scheduler.add(number, Document([picture(number), "draw a cat."]), max_images=0, max_tokens=2)
+    assert sum(isinstance(event, Finished) for _, event in scheduler) == 6
+    assert encoded == [4, 2]
+
+
+def test_those_in_progress_wait_for_one_batch_of_prompts_per_turn(model, processor, monkeypatch):
+    monkeypatch.setattr(scheduler_module, "READ_PICTURES", 2)
+    read, painted = [], []
+    plain_read, plain_predict = scheduler_module.read_prompts, type(model).predict_noise
+    monkeypatch.setattr(scheduler_module, "read_prompts", lambda states, layouts: read.append(len(painted)) or plain_read(states, layouts))
+    monkeypatch.setattr(
+        type(model), "predict_noise", lambda self, latents, *rest: painted.append(latents.shape[0]) or plain_predict(self, latents, *rest)
+    )
+    scheduler = Scheduler(model, processor, places=7)
+    scheduler.add("first", Document(["draw a cat."]), steps=9, force_image=True, max_tokens=1)
+    for name, event in scheduler:
+        if name == "first" and isinstance(event, ImageProgress) and event.step == 1:
+            for number in range(6):
+                scheduler.add(number, Document([picture(number), "draw a cat."]), max_images=0, max_tokens=2)
+    assert read == [0, 1, 2, 3]  # the first one, then two prompts before each of its steps
+
+
+def test_a_prompt_that_fails_in_a_batch_fails_alone_and_the_others_are_read_once(exact_model, processor, monkeypatch):
+    plain, read = type(exact_model).embed, []
+
+    def embed(self, ids, image_tokens=None):
+        if ids.shape[1] > 1:
+            if (ids == bad).any():
+                raise RuntimeError("a word that cannot be read")
+            read.extend(range(ids.shape[0]))
+        return plain(self, ids, image_tokens)
+
+    documents = {**prompts(), "bad": Document([picture(7), "draw 7 Zebras!"])}
+    known = {token for name in prompts() for token in processor.open_layout(documents[name]).token_ids}
+    bad = next(token for token in processor.open_layout(documents["bad"]).token_ids if token not in known)
+    scheduler = Scheduler(exact_model, processor)
+    for name, document in documents.items():
+        scheduler.add(name, document, max_images=0, max_tokens=3)
+    expected = {
+        name: continue_document(exact_model, processor, document, max_images=0, max_tokens=3) for name, document in prompts().items()
+    }
+    monkeypatch.setattr(type(exact_model), "embed", embed)
+    found = dict(scheduler)
+    assert isinstance(found.pop("bad"), Failed)
+    assert {name: event.document for name, event in found.items()} == expected
+    assert len(read) == len(expected)
+
+
 def test_a_slow_document_does_not_hold_up_the_others(model, processor):
     scheduler = Scheduler(model, processor)
     scheduler.add("slow", Document(["draw a cat."]), steps=200, force_image=True, max_tokens=1)
@@ -173,6 +227,12 @@ def test_wrong_settings_are_named_when_a_document_is_added(model, processor):
 def test_a_batch_too_large_for_the_memory_is_done_in_halves(most, exact_model, processor, monkeypatch):
     expected = alone(exact_model, processor, prompts())
     plain_read, plain_predict = TextRows.read, type(exact_model).predict_noise
+    plain_prompts = scheduler_module.read_prompts
+
+    def read_prompts(states, layouts):
+        if len(states) > most:
+            raise torch.OutOfMemoryError("no memory")
+        return plain_prompts(states, layouts)
 
     def read(rows, states, tokens):
         if len(states) > most:
@@ -184,6 +244,7 @@ def test_a_batch_too_large_for_the_memory_is_done_in_halves(most, exact_model, p
             raise torch.OutOfMemoryError("no memory")
         return plain_predict(self, latents, timestep, condition, caches, rows)
 
+    monkeypatch.setattr(scheduler_module, "read_prompts", read_prompts)
     monkeypatch.setattr(TextRows, "read", read)
     monkeypatch.setattr(type(exact_model), "predict_noise", predict)
     found = run(exact_model, processor, prompts())

@@ -32,7 +32,7 @@ from mm_interleaved.generation.state import DocumentState, context_limit, pictur
 from mm_interleaved.generation.text import IncrementalDecoder, TokenChooser, decode
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.images import from_pixels
-from mm_interleaved.processing.layout import open_layout
+from mm_interleaved.processing.layout import Layout, open_layout
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 
 ALT_LENGTH = 120
@@ -169,6 +169,11 @@ class Continuation(Iterator[Event]):
     def state(self) -> DocumentState:
         """What the model has read; the token chosen last may still be `pending`."""
         return self._state
+
+    @property
+    def prompt(self) -> Layout:
+        """What was there at the beginning, as tokens and pictures."""
+        return self._layout
 
     # For whoever serves the continuation: itself, or the scheduler.
 

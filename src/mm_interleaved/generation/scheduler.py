@@ -3,8 +3,8 @@
     waiting ──a place is free──► prompt read ──► writing ⇄ painting ──► finished
 
 Every document has its own random numbers, its own limits and its own stop; what it becomes does not depend on its neighbours, except
-by the rounding of a batch. Documents come and go at any time. The two phases take turns (up to `TEXT_STEPS` tokens of each writing
-document, then one denoising step of each painted one), and one prompt is read per turn, so no document waits for another to end.
+by the rounding of a batch. Documents come and go at any time. The phases take turns (a batch of prompts is read, then up to `TEXT_STEPS`
+tokens of each writing document, then one denoising step of each painted one), so no document waits for another to end.
 
 A document that cannot be continued fails alone. Where a batch fails, the machine's memory is the first suspect: it is tried again in
 halves, and what fails alone has failed.
@@ -26,12 +26,19 @@ from mm_interleaved.generation.events import Event, Failed
 from mm_interleaved.generation.image import denoise_step
 from mm_interleaved.generation.options import Options
 from mm_interleaved.generation.rows import TextRows
+from mm_interleaved.generation.state import read_prompts
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 
 TEXT_STEPS = 32
 """Tokens of each writing document between two denoising steps. On CPUs a denoising step costs as much as some dozen tokens, and
 documents that begin a picture in the meantime join its batch."""
+
+READ_PICTURES = 8
+"""Pictures with which a batch of prompts is full. Those in progress wait while it is read."""
+
+READ_TOKENS = 4096
+"""Tokens with which it is full."""
 
 Activity = Literal["waiting", "writing", "painting"]
 
@@ -70,7 +77,7 @@ class Scheduler:
         self._rows = TextRows(model, places, compiled=compiled)
         self._waiting: deque[tuple[Hashable, Document, Options, Callable[[], bool] | None]] = deque()
         self._running: list[_Place] = []
-        self._most = {Phase.WRITE: places, Phase.PAINT: painted_together}
+        self._most = {Phase.READ: places, Phase.WRITE: places, Phase.PAINT: painted_together}
 
     def add(self, name: Hashable, document: Document, *, stop: Callable[[], bool] | None = None, **options: Any) -> None:
         """A document joins the queue.
@@ -147,27 +154,31 @@ class Scheduler:
         return [found[first : first + most] for first in range(0, len(found), most)]
 
     def _admit(self) -> Iterator[tuple[Hashable, Event | Failed]]:
-        # One prompt per turn while others are in progress; all of them when nobody waits for it.
+        # One batch of prompts per turn while others are in progress; all of them when nobody waits for it.
         first = not self._running
         while self._waiting and len(self._running) < self.places:
-            name, document, options, stop = self._waiting.popleft()
-            try:
-                run = self.begin(name, document, options, stop)
-            except Exception as error:
-                yield name, Failed(error, document)
-                continue
-            place = _Place(name, run, Phase.READ)
-            self._running.append(place)
-            yield from self._go_on(place)
-            if place in self._running and place.phase is Phase.READ:
+            reading: list[_Place] = []
+            while self._waiting and len(self._running) < self.places and self._room_beside(reading):
+                name, document, options, stop = self._waiting.popleft()
                 try:
-                    run.serve(Phase.READ)
+                    run = self.begin(name, document, options, stop)
                 except Exception as error:
-                    yield self._fail(place, error)
+                    yield name, Failed(error, document)
                     continue
+                place = _Place(name, run, Phase.READ)
+                self._running.append(place)
                 yield from self._go_on(place)
+                if place.phase is Phase.READ:
+                    reading.append(place)
+            yield from self._together(reading, self._read)
             if not first:
                 return
+
+    def _room_beside(self, reading: Sequence[_Place]) -> bool:
+        """Whether another prompt may be read in the batch of these."""
+        layouts = [place.run.prompt for place in reading]
+        tokens, pictures = sum(map(len, layouts)), sum(len(layout.images) for layout in layouts)
+        return len(reading) < self._most[Phase.READ] and tokens < READ_TOKENS and pictures < READ_PICTURES
 
     def _together(self, places: Sequence[_Place], work: Callable[[Sequence[_Place]], None]) -> Iterator[tuple[Hashable, Event | Failed]]:
         """Does the work of a phase for a group; one that fails is done in halves, and a document that fails alone ends."""
@@ -211,7 +222,13 @@ class Scheduler:
                 return
             yield place.name, step
 
-    # The two phases.
+    # The three phases.
+
+    def _read(self, places: Sequence[_Place]) -> None:
+        """Reads prompts, except those that were read before a batch failed."""
+        runs = [place.run for place in places if place.run.state.position == 0]
+        if runs:
+            read_prompts([run.state for run in runs], [run.prompt for run in runs])
 
     def _write(self, places: Sequence[_Place]) -> None:
         """Reads the last token of each document and chooses the next one; alone, exactly as a document by itself does."""

@@ -4,10 +4,13 @@ The text cache survives pictures, each picture is encoded once, each synchronize
 document's start stay, because every picture is painted from all of them. A state can be branched (two continuations of one
 prefix), rolled back, saved and loaded; none of these reads anything again.
 
-Axes: T tokens of this call · N pictures so far · V vocabulary · D width · K condition tokens (docs/glossary.md).
+Axes: R prompts · T tokens of this call · N pictures so far · V vocabulary · D width · K condition tokens (docs/glossary.md).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,12 +18,18 @@ from torch import Tensor
 
 from mm_interleaved.document import Pixels
 from mm_interleaved.errors import CheckpointError, GenerationError
+from mm_interleaved.generation.encoding import encode_pictures
 from mm_interleaved.generation.token_cache import GrowingCache, GrowingLayer
 from mm_interleaved.model.configuration import MMFSConfig, MMInterleavedConfig
+from mm_interleaved.model.feature_cache import FeatureCache, SideBySide
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from mm_interleaved.model.visual_tokenizer import VisualFeatures
-from mm_interleaved.processing.images import stack_pixels
 from mm_interleaved.processing.layout import Layout
+
+READ_TOGETHER = 4096
+"""Tokens, padding included, that go through the language model in one batch when several prompts are read."""
+
+FULL_ENOUGH = 0.75
+"""Prompts are read in one batch where each has at least this share of the tokens of the longest."""
 
 
 class DocumentState:
@@ -49,22 +58,14 @@ class DocumentState:
         """Memory of everything kept, in bytes."""
         return self.tokens.nbytes + self.features.nbytes + sum(hidden.nbytes for hidden in self._hidden)
 
-    @torch.no_grad()
     def read(self, layout: Layout) -> None:
-        """Reads a prompt: its pictures in one batch, its tokens in one pass.
+        """Reads a prompt; see `read_prompts`."""
+        read_prompts([self], [layout])
 
-        Raises:
-            GenerationError: more pictures than the model can look back on, or a picture that is still to be painted.
-        """
-        limit = picture_limit(self.model.config)
-        if len(layout.images) > limit:
-            raise GenerationError(f"the prompt holds {len(layout.images)} pictures, the model looks back on at most {limit}; use fewer.")
-        pictures = [image for image in layout.images if image is not None]
-        if len(pictures) != len(layout.images):
-            raise GenerationError("the prompt has a place for a picture that is not there; give the picture, or end the prompt before it.")
-        position = torch.arange(len(layout), device=self._device)
-        begin = torch.tensor(layout.image_begin, dtype=torch.long, device=self._device)
-        self._append(list(layout.token_ids), pictures, position[:, None] > begin[None, :])
+    def begin(self, features: FeatureCache, tokens: GrowingCache, hidden: Float[Tensor, "1 T D"], images: int) -> None:
+        """Takes what the reading of a prompt has left."""
+        self.features, self.tokens, self._hidden, self._last = features, tokens, [hidden], None
+        self.position, self.images = hidden.shape[1], images
 
     @torch.no_grad()
     def append_token(self, token: int) -> None:
@@ -176,12 +177,10 @@ class DocumentState:
     def _append(self, token_ids: list[int], pictures: list[Pixels], visible: Bool[Tensor, "T N"]) -> None:
         image_tokens = None
         if pictures:
-            side = self.model.config.image_side
-            found = self.model.encode_images(stack_pixels(pictures, side).to(self._device, self.model.dtype))
-            image_tokens = found.tokens
-            for index in range(len(pictures)):
-                one = slice(index, index + 1)
-                self.model.remember(self.features, VisualFeatures(found.tokens[one], tuple(level[one] for level in found.maps)))
+            found = encode_pictures(self.model, pictures)
+            image_tokens = torch.cat([one.tokens for one in found])
+            for one in found:
+                self.model.remember(self.features, one)
         ids = torch.tensor([token_ids], dtype=torch.long, device=self._device)
         places = torch.arange(self.position, self.position + len(token_ids), device=self._device)[None]
         hidden = self.model.read(
@@ -195,6 +194,93 @@ class DocumentState:
         self._last = None
         self.position += len(token_ids)
         self.images += len(pictures)
+
+
+@torch.no_grad()
+def read_prompts(states: Sequence[DocumentState], layouts: Sequence[Layout]) -> None:
+    """Reads the prompts of documents that have read nothing yet: their pictures in common batches, prompts of similar length in one pass.
+
+    If it fails, each state either has its whole prompt or is as it was.
+
+    Args:
+        states: of one model.
+        layouts: of the prompts, in the same order.
+
+    Raises:
+        GenerationError: more pictures than the model can look back on, a picture that is still to be painted, or a picture that needs
+            more memory than the feature cache may use.
+    """
+    model = states[0].model
+    pictures = [_given_pictures(layout, model.config) for layout in layouts]
+    encoded = iter(encode_pictures(model, [picture for own in pictures for picture in own]))
+    prompts = []
+    for state, layout in zip(states, layouts, strict=True):
+        own = [next(encoded) for _ in layout.images]
+        features = state.features.branch()
+        for picture in own:
+            model.remember(features, picture)
+        prompts.append(_Prompt(state, layout, features, [picture.tokens for picture in own]))
+    for group in _alike(prompts):
+        _read_alike(model, group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt whose pictures are encoded and remembered."""
+
+    state: DocumentState
+    layout: Layout
+    features: FeatureCache
+    image_tokens: list[Tensor]  # 1 M D each
+
+
+def _given_pictures(layout: Layout, config: MMInterleavedConfig) -> list[Pixels]:
+    limit = picture_limit(config)
+    if len(layout.images) > limit:
+        raise GenerationError(f"the prompt holds {len(layout.images)} pictures, the model looks back on at most {limit}; use fewer.")
+    pictures = [image for image in layout.images if image is not None]
+    if len(pictures) != len(layout.images):
+        raise GenerationError("the prompt has a place for a picture that is not there; give the picture, or end the prompt before it.")
+    return pictures
+
+
+def _alike(prompts: Sequence[_Prompt]) -> Iterator[list[_Prompt]]:
+    """Prompts that can be read in one pass: of similar length, and with equally many pictures in their caches."""
+
+    def form(prompt: _Prompt) -> tuple[int, str]:
+        return len(prompt.features), str(prompt.features.dtype)
+
+    ordered = sorted(prompts, key=lambda prompt: (form(prompt), -len(prompt.layout)))
+    group: list[_Prompt] = []
+    for prompt in ordered:
+        longest = len(group[0].layout) if group else 0
+        near = len(prompt.layout) >= FULL_ENOUGH * longest and longest * (len(group) + 1) <= READ_TOGETHER
+        if group and not (near and form(prompt) == form(group[0])):
+            yield group
+            group = []
+        group.append(prompt)
+    if group:
+        yield group
+
+
+def _read_alike(model: MMInterleavedForConditionalGeneration, prompts: Sequence[_Prompt]) -> None:
+    # Shorter ones are filled up behind their end: nothing before it sees what comes after.
+    longest, kept = max(len(prompt.layout) for prompt in prompts), len(prompts[0].features)
+    ids = [[*prompt.layout.token_ids, *prompt.layout.token_ids[:1] * (longest - len(prompt.layout))] for prompt in prompts]
+    begin = [prompt.layout.image_begin[len(prompt.layout.images) - kept :] for prompt in prompts]  # the oldest may have left
+    image_tokens = [tokens for prompt in prompts for tokens in prompt.image_tokens]
+    position = torch.arange(longest, device=model.device).expand(len(prompts), -1)
+    tokens = GrowingCache()
+    hidden = model.read(
+        model.embed(torch.tensor(ids, device=model.device), torch.cat(image_tokens) if image_tokens else None),
+        visible=position[..., None] > torch.tensor(begin, dtype=torch.long, device=model.device)[:, None, :],
+        cache=SideBySide([prompt.features for prompt in prompts]),
+        past_key_values=tokens,
+        position_ids=position,
+    )
+    owns = tokens.split([len(prompt.layout) for prompt in prompts])
+    for prompt, own, states in zip(prompts, owns, hidden.split(1), strict=True):
+        prompt.state.begin(prompt.features, own, states[:, : len(prompt.layout)].clone(), len(prompt.layout.images))
 
 
 def picture_limit(config: MMInterleavedConfig) -> int:

@@ -9,6 +9,7 @@ Axes: B documents · R rows · H key-value heads · T tokens of this call · K p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -93,6 +94,19 @@ class GrowingCache(Cache):
     def branch(self) -> GrowingCache:
         """See `GrowingLayer.branch`."""
         return GrowingCache([layer.branch() for layer in self.growing]) if self.layers else GrowingCache()
+
+    def split(self, lengths: Sequence[int]) -> list[GrowingCache]:
+        """The first so many tokens of each row as a document of its own; copied, except where there is one row, which has so many."""
+        if len(lengths) == 1:
+            return [self]
+        found = []
+        for row, length in enumerate(lengths):
+            layers = [GrowingLayer() for _ in self.growing]
+            for mine, whole in zip(layers, self.growing, strict=True):
+                keys, values = (part[row : row + 1, :, :length] for part in whole.parts)
+                mine.update(keys, values)
+            found.append(GrowingCache(layers))
+        return found
 
     @property
     def nbytes(self) -> int:

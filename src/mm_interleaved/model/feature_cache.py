@@ -14,7 +14,8 @@ Axes: B rows · N images · S cells · H heads · D head width · F feature widt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -165,6 +166,20 @@ class FeatureCache:
 
     def _too_large(self) -> bool:
         return self.max_bytes is not None and self.nbytes > self.max_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """What the caches of several documents hold, as the rows of one batch; all hold equally many pictures, in one dtype."""
+
+    caches: Sequence[FeatureCache]
+
+    def text_values(self) -> Values | None:
+        """Values for the language model's layers, those of the documents along B; copied where there are several."""
+        found = [values for cache in self.caches if (values := cache.text_values()) is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        return tuple(_from_heads(torch.cat([_heads_first(values) for values in layer])) for layer in zip(*found, strict=True))
 
 
 def _heads_first(values: Float[Tensor, "B N S H D"]) -> Float[Tensor, "B H N S D"]:
