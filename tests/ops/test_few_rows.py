@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mm_interleaved.ops.few_rows import FEW, FewRowsLinear, for_few_rows, linear
+from mm_interleaved.ops.few_rows import FEW, IN_FRONT, LONG, LONG_IN_FRONT, FewRowsLinear, for_few_rows, linear
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -29,6 +29,15 @@ def test_blocks_equal_one_product(shape, dtype, wide, threads):
         expected = functional.linear(x, weight, shift)
         torch.testing.assert_close(linear(x, weight, shift), expected, **near)
         assert linear(x, weight, shift).is_contiguous()
+
+
+@pytest.mark.parametrize(("rows", "narrow"), [(IN_FRONT - 1, 256), (IN_FRONT, 256), (LONG_IN_FRONT - 1, LONG), (LONG_IN_FRONT, LONG)])
+@torch.no_grad()
+def test_rows_in_front_and_behind_give_one_product(rows, narrow, threads):
+    x, weight = torch.randn(rows, narrow), torch.randn(384, narrow)
+    found = linear(x, weight)
+    torch.testing.assert_close(found, functional.linear(x, weight), rtol=1e-5, atol=3e-4)
+    assert found.is_contiguous() and found.untyped_storage().nbytes() == found.nbytes  # nothing else is kept alive
 
 
 @torch.no_grad()

@@ -104,7 +104,9 @@ class TextRows:
         """
         place = {id(member.state): row for row, member in enumerate(self._members)}
         order = [place[id(state)] for state in states]
-        self._make_room(max(member.state.position for member in self._members) + 1)
+        longest = max(member.state.position for member in self._members) + 1
+        self._make_room(longest)
+        self._cache.look(self._cache.places if self._fixed else longest)
         ids, positions = [0] * self._width, [0] * self._width
         for row, state, token in zip(order, states, tokens, strict=True):
             ids[row], positions[row] = token, state.position

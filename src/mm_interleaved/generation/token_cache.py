@@ -21,6 +21,10 @@ ROOM = 256
 """Places for tokens are made in multiples of this."""
 
 
+STRIDE = 32
+"""Of these a call looks at a multiple of this."""
+
+
 def places_for(tokens: int) -> int:
     """Places to be made for so many tokens: the next multiple of `ROOM`."""
     return -(-tokens // ROOM) * ROOM
@@ -141,7 +145,7 @@ class RowLayer(CacheLayerMixin):
             fresh[: kept.shape[0], :, : kept.shape[2]] = kept
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes one call's tokens at their places and returns the leading rows, all places."""
+        """Writes one call's tokens at their places and returns the leading rows up to the reach."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows = key_states.shape[0]
@@ -149,10 +153,10 @@ class RowLayer(CacheLayerMixin):
         index = self._owner.position[:rows, None, :, None].expand(-1, key_states.shape[1], -1, key_states.shape[3])
         keys.scatter_(2, index, key_states)
         values.scatter_(2, index, value_states)
-        return keys, values
+        return keys[:, :, : self._owner.reach], values[:, :, : self._owner.reach]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._owner.places, 0
+        return self._owner.reach, 0
 
     def get_seq_length(self) -> int:
         return 0  # each row has its own length; positions and mask are always given
@@ -173,6 +177,8 @@ class RowCache(Cache):
         """
         self.rows = rows
         self.places = places
+        self.reach = places
+        """Places that this call looks at, from the first; behind them no row has a token."""
         self.position: Int[Tensor, "R 1"] = torch.zeros(rows, 1, dtype=torch.long, device=device)
         """Where the token of this call stands in each row."""
         self._layers = [RowLayer(self) for _ in range(layers)]
@@ -205,12 +211,16 @@ class RowCache(Cache):
 
     def grow(self, places: int) -> None:
         """Makes more places."""
-        self.places = places
+        self.places = self.reach = places
         for layer in self._layers:
             if layer.is_initialized:
                 layer.resize(self.rows, places, like=layer.parts[0])
 
+    def look(self, tokens: int) -> None:
+        """The next calls look at the places of so many tokens, and at a few more, so that their shape changes seldom."""
+        self.reach = min(-(-tokens // STRIDE) * STRIDE, self.places)
+
     def mask(self, rows: int, dtype: torch.dtype) -> Float[Tensor, "R 1 1 K"]:
         """What one token per row may attend to: 0 up to its own place, the dtype's minimum behind it."""
-        reached = torch.arange(self.places, device=self.position.device) <= self.position[:rows]
+        reached = torch.arange(self.reach, device=self.position.device) <= self.position[:rows]
         return torch.zeros(reached.shape, dtype=dtype, device=reached.device).masked_fill(~reached, torch.finfo(dtype).min)[:, None, None]
