@@ -1,5 +1,7 @@
 """MMFS: its cheaper forms give what the published order of operations gives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -13,9 +15,9 @@ ROWS = 2 * 3 * 2 + 2 * 2 * 4
 """Rows of the projections to offsets and logits; with more queries the projections are multiplied first."""
 
 
-def module(dtype=torch.float64):
+def module(dtype=torch.float64, config=CONFIG):
     torch.manual_seed(0)
-    mmfs = MMFS(CONFIG, query_width=6, feature_width=5).to(dtype)
+    mmfs = MMFS(config, query_width=6, feature_width=5).to(dtype)
     for parameter in mmfs.parameters():
         nn.init.normal_(parameter, std=0.5)
     return mmfs
@@ -133,6 +135,10 @@ def test_cells_that_do_not_add_up_are_named():
         mmfs(query, reference_xy, mmfs.project(features[:, :, :19]), visible)
 
 
+FAR = 2**19
+"""Bytes of a head's cells from which on they are asked for before they are read (`ops/deformable/numba_kernels.py`)."""
+
+
 def both_ways(mmfs, query, reference_xy, features, visible):
     """Without gradients: sampled after `attend`, and read in one loop."""
     pytest.importorskip("numba")
@@ -149,6 +155,18 @@ def test_reading_at_once_gives_what_sampling_after_attending_gives(queries):
     for places, seen in ((reference_xy, visible), (reference_xy[:1], visible[:, 1:2].expand(-1, queries, -1))):
         expected, found = both_ways(mmfs, query, places, features, seen)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("head_width", "dtype", "near"), [(16, torch.float32, 1e-5), (48, torch.float32, 1e-5), (32, torch.float64, 1e-12)]
+)
+def test_cells_that_lie_far_away_are_the_same_cells(head_width, dtype, near):
+    mmfs = module(dtype, replace(CONFIG, level_sides=(64, 32), value_width=2 * head_width))
+    query, reference_xy, _, visible = inputs(7, dtype=dtype)
+    features = torch.randn(2, 3, 64**2 + 32**2, 5, dtype=dtype)
+    assert 3 * features.shape[2] * head_width * dtype.itemsize > FAR
+    expected, found = both_ways(mmfs, query, reference_xy, features, visible)
+    torch.testing.assert_close(found, expected, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])

@@ -92,6 +92,21 @@ def store(context: Any, array: Any, index: Any, lanes: Any) -> Any:
 
 
 @_written_in_llvm
+def fetch(context: Any, array: Any, index: Any) -> Any:
+    """Asks for the line of memory that holds an element of a flat array, and does not wait for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start = builder.bitcast(_address(context, builder, signature, arguments), ir.IntType(8).as_pointer())
+        kinds = [start.type, _LANE, _LANE, _LANE]
+        ask = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0i8")
+        # To be read (0), into the second cache (2): the first is too small for what is asked for at once. Data, not instructions (1).
+        builder.call(ask, [start, *(ir.Constant(_LANE, number) for number in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), generate
+
+
+@_written_in_llvm
 def add_scaled(context: Any, total: Any, factor: Any, lanes: Any) -> Any:
     """total + factor · lanes, lane by lane."""
 

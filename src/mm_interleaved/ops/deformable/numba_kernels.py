@@ -5,8 +5,9 @@ own code generator, so that the user's machine needs no compiler. Each function 
 lanes (seconds) and kept on disk for later processes where the disk allows it.
 
 What keeps the loops fast: a head's numbers are taken as vectors (`numba_lanes`), the cells of some queries' points are found together
-and without a branch, so that the compiler vectorises that too, and `unit` carries the dtype of the arithmetic (`1 - x` of a float32 would
-be a float64).
+and without a branch, so that the compiler vectorises that too, and are asked for before they are read where they lie far away. Nothing is
+wider than it must be: `unit` carries the dtype of the arithmetic (`1 - x` of a float32 would be a float64, and so would a float32 times an
+int32), and every sum of places is said to be an int32.
 """
 
 from __future__ import annotations
@@ -16,12 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mm_interleaved.ops.numba_lanes import add_product, add_scaled, compiled_loop, load, store, summed, zeros
+from mm_interleaved.ops.numba_lanes import add_product, add_scaled, compiled_loop, fetch, load, store, summed, zeros
 
 Array = NDArray[Any]
 
 TOGETHER = 256
 """Points whose cells are found together: as many as fit into the innermost cache beside the cells themselves."""
+
+FAR = 2**19
+"""Bytes of a head's cells that a core no longer keeps in its second cache beside all else: they are asked for before they are read."""
+
+LINE = 64
+"""Bytes that come from memory at once. A cell of several lines is asked for only where it is read seldom: the machine foresees the later
+lines by itself."""
+
+SELDOM = 32
+"""Readings of each cell below which it is seldom read."""
 
 
 @compiled_loop
@@ -54,12 +65,14 @@ def forward(
     share = count // max(1, points.shape[3])
     used = count * per_level
     together = max(1, min(queries, TOGETHER // max(1, used)))
-    sizes = np.empty((3, together, used), np.int32)
-    for level in range(count):
-        sizes[:, :, level * per_level : (level + 1) * per_level] = levels[level].reshape(3, 1, 1)
-    rows, columns, first = sizes[0].ravel(), sizes[1].ravel(), sizes[2].ravel()
-    x, y, factors = np.empty(len(rows), result.dtype), np.empty(len(rows), result.dtype), np.empty(len(rows), result.dtype)
-    places, shares = np.empty((4, len(rows)), np.int32), np.empty((4, len(rows)), result.dtype)
+    sizes = np.empty((3, together * used), np.int32)
+    for one in range(together):
+        for level in range(count):
+            at = one * used + level * per_level
+            sizes[:, at : at + per_level] = levels[level].reshape(3, 1)
+    sides, most = sizes[:2].astype(result.dtype), together * used
+    x, y, factors = np.empty(most, result.dtype), np.empty(most, result.dtype), np.empty(most, result.dtype)
+    places, shares = np.empty((4, most), np.int32), np.empty((4, most), result.dtype)
     flat = result.reshape(-1)
     for pair in range(begin, end):
         row, head = pair // heads, pair % heads
@@ -75,7 +88,7 @@ def forward(
                     across, down = x[at : at + per_level], y[at : at + per_level]
                     for point in range(per_level):
                         across[point], down[point] = found[point, 0], found[point, 1]
-            _four_cells(x[: wanted * used], y, factors, rows, columns, first, unit[0], places, shares)
+            _four_cells(x[: wanted * used], y, factors, sizes, sides, unit[0], places, shares)
             for one in range(wanted):
                 target = ((row * queries + query + one) * heads + head) * width
                 for lane in range(0, width, len(unit)):
@@ -131,15 +144,17 @@ def read(
     share = count * points
     used = images * share
     together = max(1, min(queries, TOGETHER // max(1, used)))
-    sizes = np.empty((3, together * images, share), np.int32)
-    for level in range(count):
-        for place in range(together * images):
-            here = sizes[:, place, level * points : (level + 1) * points]
-            here[:] = levels[level].reshape(3, 1)
-            here[2] += (place % images) * cells
-    rows, columns, first = sizes[0].ravel(), sizes[1].ravel(), sizes[2].ravel()
-    x, y, weights = np.zeros(len(rows), result.dtype), np.zeros(len(rows), result.dtype), np.zeros(len(rows), result.dtype)
-    places, shares = np.empty((4, len(rows)), np.int32), np.empty((4, len(rows)), result.dtype)
+    sizes = np.empty((3, together * used), np.int32)
+    for place in range(together * images):
+        for level in range(count):
+            at = place * share + level * points
+            sizes[:, at : at + points] = levels[level].reshape(3, 1)
+            sizes[2, at : at + points] += (place % images) * cells
+    sides, most = sizes[:2].astype(result.dtype), together * used
+    x, y, weights = np.zeros(most, result.dtype), np.zeros(most, result.dtype), np.zeros(most, result.dtype)
+    places, shares = np.empty((4, most), np.int32), np.empty((4, most), result.dtype)
+    seldom = 4 * queries * share < SELDOM * cells
+    far = images * cells * width * table.itemsize > FAR and (seldom or width * table.itemsize <= LINE)
     totals, seen = np.empty(together, result.dtype), np.empty(together, np.int32)
     flat = result.reshape(-1)
     for pair in range(begin, end):
@@ -170,7 +185,9 @@ def read(
                     for k in range(share):
                         total += weight[k]
                 totals[one] = total
-            _four_cells(x[: wanted * used], y, weights, rows, columns, first, unit[0], places, shares)
+            _four_cells(x[: wanted * used], y, weights, sizes, sides, unit[0], places, shares)
+            if far:
+                _fetch_cells(table, base, stride, places, wanted * used, width)
             for one in range(wanted):
                 target = ((row * queries + query + one) * heads + head) * width
                 # A query that sees no image gives its whole weight to the sink, however small that has become.
@@ -198,43 +215,54 @@ def _summed_cells(table: Array, base: int, stride: int, places: Array, shares: A
 
 
 @compiled_loop
-def _four_cells(
-    x: Array, y: Array, weights: Array, rows: Array, columns: Array, first: Array, one: Any, places: Array, shares: Array
-) -> None:
+def _fetch_cells(table: Array, base: int, stride: int, places: Array, count: int, width: int) -> None:
+    """Asks for the cells of the first `count` points; see `_four_cells`."""
+    for corner in range(4):
+        cells = places[corner]
+        for k in range(count):
+            for at in range(0, width, LINE // table.itemsize):
+                fetch(table, base + cells[k] * stride + at)
+
+
+@compiled_loop
+def _four_cells(x: Array, y: Array, weights: Array, sizes: Array, sides: Array, one: Any, places: Array, shares: Array) -> None:
     """The four cells around each of some points and what each of them counts; a cell outside its level counts 0, as does every cell
     of a point that is no number.
 
     Args:
         x: fractions of the width.
-        rows: of each point's level, as `columns` and its `first` cell.
+        sizes: `3 P`, height, width and first cell of each point's level.
+        sides: `2 P`, height and width in the dtype of the points.
         places: `4 P`, filled: upper left, upper right, lower left, lower right.
         shares: `4 P`, filled.
     """
     half, zero = one / (one + one), one - one
     none, next_one = np.int32(0), np.int32(1)
+    rows, columns, first, heights, widths = sizes[0], sizes[1], sizes[2], sides[0], sides[1]
     upper_left, upper_right, lower_left, lower_right = places[0], places[1], places[2], places[3]
     share_a, share_b, share_c, share_d = shares[0], shares[1], shares[2], shares[3]
-    # Written without a branch, and with slices that start at 0: so eight or sixteen points are computed at once.
+    # Written without a branch, with slices that start at 0, and in numbers of 32 bits: so sixteen points are computed at once.
     for k in range(x.shape[0]):
-        wide, high = columns[k], rows[k]
-        to_x, to_y = one * wide, one * high
+        wide, high, to_x, to_y = columns[k], rows[k], widths[k], heights[k]
+        last_column, last_row = np.int32(wide - next_one), np.int32(high - next_one)
         at_x, at_y = x[k] * to_x - half, y[k] * to_y - half
         at_x, at_y = at_x if at_x > -one else -one, at_y if at_y > -one else -one
         at_x, at_y = at_x if at_x < to_x else to_x, at_y if at_y < to_y else to_y
         floor_x, floor_y = np.floor(at_x), np.floor(at_y)
         left, top = np.int32(floor_x), np.int32(floor_y)
+        right, bottom = np.int32(left + next_one), np.int32(top + next_one)
         right_share, lower_share = at_x - floor_x, at_y - floor_y
         left_share, upper_share = one - right_share, weights[k] * (one - lower_share)
         lower_share = weights[k] * lower_share
         left_share = left_share if (left >= none) & (left < wide) else zero
-        right_share = right_share if left + next_one < wide else zero
+        right_share = right_share if right < wide else zero
         upper_share = upper_share if (top >= none) & (top < high) else zero
-        lower_share = lower_share if top + next_one < high else zero
-        from_left, from_right = min(max(left, none), wide - next_one), min(left + next_one, wide - next_one)
-        from_top = first[k] + min(max(top, none), high - next_one) * wide
-        from_bottom = first[k] + min(top + next_one, high - next_one) * wide
-        upper_left[k], upper_right[k] = from_top + from_left, from_top + from_right
-        lower_left[k], lower_right[k] = from_bottom + from_left, from_bottom + from_right
+        lower_share = lower_share if bottom < high else zero
+        from_left, from_right = min(max(left, none), last_column), min(right, last_column)
+        from_top = np.int32(first[k] + np.int32(min(max(top, none), last_row) * wide))
+        from_bottom = np.int32(first[k] + np.int32(min(bottom, last_row) * wide))
+        upper_left[k], upper_right[k] = np.int32(from_top + from_left), np.int32(from_top + from_right)
+        lower_left[k], lower_right[k] = np.int32(from_bottom + from_left), np.int32(from_bottom + from_right)
         share_a[k], share_b[k] = upper_share * left_share, upper_share * right_share
         share_c[k], share_d[k] = lower_share * left_share, lower_share * right_share
 
