@@ -16,6 +16,7 @@ ENCODED_TOGETHER = {"cpu": 4}
 the process keeps between two calls."""
 
 ENCODED_TOGETHER_ELSEWHERE = 16
+"""The same for any other device: enough to fill it, few enough to bound the memory of a prompt with many pictures."""
 
 
 @torch.no_grad()

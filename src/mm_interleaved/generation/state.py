@@ -4,7 +4,7 @@ The text cache survives pictures, each picture is encoded once, each synchronize
 document's start stay, because every picture is painted from all of them. A state can be branched (two continuations of one
 prefix), rolled back, saved and loaded; none of these reads anything again.
 
-Axes: R prompts · T tokens of this call · N pictures so far · V vocabulary · D width · K condition tokens (docs/glossary.md).
+Axes: T tokens of this call · N pictures so far · V vocabulary · D width · K condition tokens (docs/glossary.md).
 """
 
 from __future__ import annotations

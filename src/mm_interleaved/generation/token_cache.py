@@ -20,9 +20,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 ROOM = 256
 """Places for tokens are made in multiples of this."""
 
-
 STRIDE = 32
-"""Of these a call looks at a multiple of this."""
+"""A call of several documents looks at a multiple of so many places."""
 
 
 def places_for(tokens: int) -> int:
