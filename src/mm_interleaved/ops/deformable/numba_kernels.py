@@ -25,14 +25,14 @@ TOGETHER = 256
 """Points whose cells are found together: as many as fit into the innermost cache beside the cells themselves."""
 
 FAR = 2**19
-"""Bytes of a head's cells that a core no longer keeps in its second cache beside all else: they are asked for before they are read."""
-
-LINE = 64
-"""Bytes that come from memory at once. A cell of several lines is asked for only where it is read seldom: the machine foresees the later
-lines by itself."""
+"""Bytes of a head's cells that a core no longer keeps in its second cache beside all else: they are asked for before they are read, if
+they are read seldom."""
 
 SELDOM = 32
-"""Readings of each cell below which it is seldom read."""
+"""Readings of each cell below which that pays; where neighbours read the same cells, they mostly lie near already."""
+
+LINE = 64
+"""Bytes that come from memory at once."""
 
 
 @compiled_loop
@@ -154,7 +154,7 @@ def read(
     x, y, weights = np.zeros(most, result.dtype), np.zeros(most, result.dtype), np.zeros(most, result.dtype)
     places, shares = np.empty((4, most), np.int32), np.empty((4, most), result.dtype)
     seldom = 4 * queries * share < SELDOM * cells
-    far = images * cells * width * table.itemsize > FAR and (seldom or width * table.itemsize <= LINE)
+    far = images * cells * width * table.itemsize > FAR and seldom
     totals, seen = np.empty(together, result.dtype), np.empty(together, np.int32)
     flat = result.reshape(-1)
     for pair in range(begin, end):
