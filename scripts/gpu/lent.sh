@@ -4,8 +4,10 @@
 # brought back), PIECES (large files to carry) and `before` (what makes the model they start from).
 #
 # Here:   pack                 wheels that are missing there and pieces of large files, into .gpu/; says what each call carries
+#         lighten, restore     empties files that nothing there needs (recorded tensors of tests), and takes them back from git
 # There:  start                installs, joins the pieces, starts the chain in the background
-#         timed SECONDS        the same, the last recipe with as many steps as a probe says will fit
+#         within SECONDS       the same, to be over in so many seconds from now: after a minute the last recipe gets the steps that fit
+#         await                waits for that end; then `bring`
 #         look                 last losses, plots to $OUT
 #         finish               stops the chain after its present step and makes the final (averaged) weights of what it has
 #         bring [FIRST]        four pieces of 15 MiB of what is shipped to $OUT
@@ -21,7 +23,6 @@ CARRIED=44040192
 
 THERE=.lent  # what stays on that machine between the calls
 SITE=${SITE:-$THERE/site}
-if [ -f $THERE/steps ]; then CHANGES+=(--set training.steps="$(cat $THERE/steps)"); fi
 mmi() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" ${PYTHON:-python3} -m mm_interleaved.cli.main "$@"; }
 
 pack() {
@@ -37,9 +38,13 @@ pack() {
     (cd "$(dirname "$file")" && sha256sum "$(basename "$file")") > ".gpu/$(basename "$file").sha256"
   done
   tree=$(git ls-files --cached --others --exclude-standard -z | du --files0-from=- --bytes --total | tail -1 | cut -f1)
-  echo "working tree $((tree / 1048576)) MiB, wheels $(du --bytes --summarize .gpu/wheels | awk '{print int($1 / 1048576)}') MiB of 64 MiB a call"
+  echo "working tree $((tree / 1048576)) MiB (less after lighten), wheels $(du --bytes --summarize .gpu/wheels | awk '{print int($1 / 1048576)}') MiB of 64 MiB a call"
   if [ -n "${PIECES:-}" ]; then ls --size --block-size=MiB .gpu/pieces; echo "carry one piece a call; the first calls only bring pieces: keep"; fi
 }
+
+lighten() { git ls-files -z tests/parity/fixtures | xargs -0 truncate --size 0; }
+
+restore() { git checkout --quiet tests/parity/fixtures; }
 
 keep() { # copies the pieces that this call brought to where later calls find them
   mkdir -p $THERE/pieces && cp .gpu/pieces/* $THERE/pieces/ && ls -l $THERE/pieces
@@ -64,16 +69,43 @@ start() {
   look
 }
 
-timed() { # SECONDS for the steps of the last recipe
+within() { # SECONDS
+  mkdir -p $THERE && echo $(($(date +%s) + $1)) >$THERE/deadline
   install
   if declare -F before >/dev/null; then before; fi
-  mmi train "${RECIPES[-1]}" "${CHANGES[@]}" --set training.steps="${PROBE:=80}" --set output=$THERE/probe >$THERE/probe.log 2>&1 ||
-    { tail -n 40 $THERE/probe.log; return 1; }
-  batch=$(sed -n 's/^  batch_size: //p' $THERE/probe/recipe.yaml)
-  steps=$(tail -n 1 $THERE/probe/timing.csv | awk -F, -v batch="$batch" -v seconds="$1" '{print int(seconds * $3 / batch)}')
-  echo "probe: $(tail -n 1 $THERE/probe/timing.csv) (step, seconds, samples a second); $steps steps in $1 seconds"
-  echo "$steps" >$THERE/steps
-  start
+  mkdir -p "$(dirname "$RESULT")"
+  setsid nohup bash "$0" hurry >>"$RESULT.log" 2>&1 </dev/null &
+  sleep "${FIRST_LOOK:-45}"
+  look
+}
+
+hurry() { # the chain, fitted to the deadline; shapes are planned and kernels compiled in the first seconds, so the rate is taken later
+  local deadline first second seen rate=${RATE_AFTER:-40} fit
+  deadline=$(cat $THERE/deadline)
+  for recipe in "${RECIPES[@]:0:${#RECIPES[@]}-1}"; do mmi train "$recipe" "${CHANGES[@]}"; done
+  last_recipe() { exec env PYTHONPATH="src:$SITE" "${PYTHON:-python3}" -m mm_interleaved.cli.main train "${RECIPES[-1]}" "${CHANGES[@]}" "$@"; }
+  last_recipe & seen=$!
+  sleep "$rate"; first=$(steps_done)
+  sleep "$rate"; second=$(steps_done)
+  # 24 seconds for stopping, starting again and writing the weights
+  fit=$(awk -v done="$second" -v rate="$((second - first))" -v each="$rate" -v left="$((deadline - $(date +%s) - 24))" \
+    'BEGIN {print int(done + left * rate / each)}')
+  echo "$second steps after $((2 * rate)) seconds, $((second - first)) of them in the second half: $fit steps fit"
+  kill -TERM $seen && wait $seen || true
+  last_recipe --set training.steps="$fit" & seen=$!
+  while kill -0 $seen 2>/dev/null && [ "$(date +%s)" -lt "$deadline" ]; do sleep 1; done
+  if kill -TERM $seen 2>/dev/null; then
+    wait $seen || true
+    (last_recipe --set training.steps="$(steps_done)") || true
+  fi
+  touch $THERE/over
+}
+
+steps_done() { tail -n 1 "$RESULT/losses.csv" 2>/dev/null | cut -d, -f1 | grep -E '^[0-9]+$' || echo 0; }
+
+await() {
+  while [ ! -f $THERE/over ] && [ "$(date +%s)" -lt $(($(cat $THERE/deadline) + 40)) ]; do sleep 1; done
+  look
 }
 
 look() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The model in the box goes on learning all tasks on a GPU: scripts/gpu/train_nano.sh pack | start | look | finish | bring | evaluate …
+# The model in the box goes on learning all tasks on a GPU: scripts/gpu/train_nano.sh pack | lighten | within 400 | await | bring …
 # (lent.sh says what each does and where). Then here: `join`, scripts/make_box.py, docs/results.md.
 RECIPES=(recipes/playground-nano-full.yaml)
 RESULT=runs/playground-nano-full
