@@ -61,6 +61,18 @@ def test_documents_continued_together_are_those_continued_alone(noise, processor
         assert [one.sha256 for one in made.images] == [one.sha256 for one in document.images]
 
 
+@pytest.mark.parametrize("places", [1, 4])
+def test_documents_decoded_through_recorded_passes_are_those_continued_alone(places, exact_model, processor, monkeypatch):
+    recorded = []
+    # Without a CUDA device the pass itself is repeated on what stands in its tensors.
+    monkeypatch.setattr("mm_interleaved.generation.rows.record", lambda run, device: recorded.append(run) or run)
+    expected = alone(exact_model, processor, prompts())
+    found = run(exact_model, processor, prompts(), places=places, recorded=True)
+    assert recorded
+    for name, document in expected.items():
+        assert [text.text for text in found[name][-1].document.texts] == [text.text for text in document.texts]
+
+
 @pytest.mark.parametrize("limits", [{"places": 2}, {"places": 3, "painted_together": 1}, {"places": 1}])
 def test_the_company_does_not_matter(limits, exact_model, processor):
     expected = alone(exact_model, processor, prompts())

@@ -68,9 +68,10 @@ class Model:
         """The document with its continuation; arguments as in `stream`."""
         return engine.continue_document(self.network, self.processor, document, model_hash=self.model_hash, stop=stop, **options)
 
-    def scheduler(self, *, places: int = 8, painted_together: int = 8) -> Scheduler:
+    def scheduler(self, *, places: int = 8, painted_together: int = 8, recorded: bool = False) -> Scheduler:
         """Continues many documents at once; see `generation.scheduler.Scheduler`."""
-        return Scheduler(self.network, self.processor, model_hash=self.model_hash, places=places, painted_together=painted_together)
+        limits = {"places": places, "painted_together": painted_together}
+        return Scheduler(self.network, self.processor, model_hash=self.model_hash, recorded=recorded, **limits)
 
     def resume(self, folder: str | os.PathLike[str], *, stop: Callable[[], bool] | None = None, **changes: Any) -> engine.Continuation:
         """Goes on with a continuation that was saved; see `generation.saving.load_continuation`."""

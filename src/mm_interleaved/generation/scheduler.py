@@ -62,6 +62,7 @@ class Scheduler:
         places: int = 8,
         painted_together: int = 8,
         compiled: bool = False,
+        recorded: bool = False,
     ) -> None:
         """
         Args:
@@ -69,12 +70,14 @@ class Scheduler:
             places: documents in progress at a time; what is added beyond them waits. Each keeps its caches in memory.
             painted_together: pictures in one denoising batch; a document in progress beyond them waits for its turn.
             compiled: decode words through torch.compile.
+            recorded: decode words through CUDA graphs (`TextRows`), a lone document's too.
         """
         self.model = model
         self.processor = processor
         self.model_hash = model_hash
         self.places = places
-        self._rows = TextRows(model, places, compiled=compiled)
+        self._rows = TextRows(model, places, compiled=compiled, recorded=recorded)
+        self._recorded = recorded
         self._waiting: deque[tuple[Hashable, Document, Options, Callable[[], bool] | None]] = deque()
         self._running: list[_Place] = []
         self._most = {Phase.READ: places, Phase.WRITE: places, Phase.PAINT: painted_together}
@@ -231,8 +234,8 @@ class Scheduler:
             read_prompts([run.state for run in runs], [run.prompt for run in runs])
 
     def _write(self, places: Sequence[_Place]) -> None:
-        """Reads the last token of each document and chooses the next one; alone, exactly as a document by itself does."""
-        if len(places) == 1:
+        """Reads the last token of each document and chooses the next one; alone and not recorded, exactly as a document by itself does."""
+        if len(places) == 1 and not self._recorded:
             self._part(places)
             places[0].run.serve(Phase.WRITE)
             return
