@@ -33,7 +33,7 @@ from mm_interleaved.export.lettering import lettered
 from mm_interleaved.generation.load import BOX, Model
 from mm_interleaved.generation.options import Options
 
-MOST_BYTES = 1_500_000
+MOST_BYTES = 2_000_000
 """Of all pictures together."""
 SHOWN_WIDTH = 128
 """Pixels of a picture on the page; nano paints 64, the true ones are kept at this size."""
