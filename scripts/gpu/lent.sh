@@ -60,23 +60,20 @@ chain() { # runs or resumes the recipes one after the other; a finished one is o
   for recipe in "${RECIPES[@]}"; do mmi train "$recipe" "${CHANGES[@]}"; done
 }
 
-start() {
+launch() { # what then runs in the background
   install
   if declare -F before >/dev/null; then before; fi
   mkdir -p "$(dirname "$RESULT")"
-  setsid nohup bash "$0" chain >>"$RESULT.log" 2>&1 </dev/null &
+  setsid nohup bash "$0" "$1" >>"$RESULT.log" 2>&1 </dev/null &
   sleep "${FIRST_LOOK:-60}"
   look
 }
 
+start() { launch chain; }
+
 within() { # SECONDS
   mkdir -p $THERE && echo $(($(date +%s) + $1)) >$THERE/deadline
-  install
-  if declare -F before >/dev/null; then before; fi
-  mkdir -p "$(dirname "$RESULT")"
-  setsid nohup bash "$0" hurry >>"$RESULT.log" 2>&1 </dev/null &
-  sleep "${FIRST_LOOK:-45}"
-  look
+  launch hurry
 }
 
 hurry() { # the chain, fitted to the deadline; shapes are planned and kernels compiled in the first seconds, so the rate is taken later
