@@ -102,7 +102,8 @@ def build(size: str, device: str) -> MMInterleavedForConditionalGeneration:
     network.begin_image_embedding = nn.Parameter(torch.zeros_like(network.begin_image_embedding, dtype=torch.bfloat16, device=device))
     network.visual_tokenizer = RandomMaps(network)
     if device.startswith("cuda"):
-        fuse_norms(language)  # as `load` does
+        fuse_norms(language)  # both as `load` does
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return network.eval().requires_grad_(False)
 
 
