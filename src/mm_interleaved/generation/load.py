@@ -70,8 +70,14 @@ class Model:
 
     def scheduler(self, *, places: int = 8, painted_together: int = 8, recorded: bool = False) -> Scheduler:
         """Continues many documents at once; see `generation.scheduler.Scheduler`."""
-        limits = {"places": places, "painted_together": painted_together}
-        return Scheduler(self.network, self.processor, model_hash=self.model_hash, recorded=recorded, **limits)
+        return Scheduler(
+            self.network,
+            self.processor,
+            model_hash=self.model_hash,
+            places=places,
+            painted_together=painted_together,
+            recorded=recorded,
+        )
 
     def resume(self, folder: str | os.PathLike[str], *, stop: Callable[[], bool] | None = None, **changes: Any) -> engine.Continuation:
         """Goes on with a continuation that was saved; see `generation.saving.load_continuation`."""
