@@ -72,7 +72,8 @@ launch() { # what then runs in the background
 start() { launch chain; }
 
 within() { # SECONDS
-  mkdir -p $THERE && echo $(($(date +%s) + $1)) >$THERE/deadline
+  mkdir -p $THERE && rm -rf $THERE/over $THERE/bring
+  echo $(($(date +%s) + $1)) >$THERE/deadline
   launch hurry
 }
 
@@ -153,7 +154,7 @@ dry() { # what the calls do, one after the other, in a copy of the tree, at a si
   git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from - --file - | tar --extract --directory "$copy"
   cd "$copy"
   OUT=$copy/out
-  CHANGES+=(--set training.steps=20 --set training.batch_size=4 --set training.threads=1)
+  CHANGES+=(--set training.steps=20 --set training.batch_size=4 --set training.threads=1 --set training.workers=0)
   if declare -F before >/dev/null; then before; fi
   mkdir -p "$(dirname "$RESULT")"
   chain 2>&1 | tee "$RESULT.log"
