@@ -131,6 +131,17 @@ class Checks:
         found = drift(self.there, BOX)
         return {"drift": found, "passed": not found}
 
+    def recorded(self) -> dict[str, Any]:
+        """Documents that come and go, decoded through recorded passes and without them."""
+        styles = ("flat", "3D", "cartoon", "ink", "sticker")
+        documents = [Document([f"tell a story: a {style} dog looks for an apple."]) for style in styles]
+        options = {"max_images": 0, "max_tokens": self.words}
+        plain, kept = (
+            [written(document) for document in scheduled(self.there, documents, places=3, recorded=recorded, **options)]
+            for recorded in (False, True)
+        )
+        return {"documents": len(documents), "places": 3, "alike": sum(map(str.__eq__, plain, kept)), "passed": plain == kept}
+
     def bf16_loss(self) -> dict[str, Any]:
         loss, _ = self.backward(self.there, torch.bfloat16)
         return {
@@ -152,11 +163,11 @@ class Checks:
         taken = seconds(lambda: self.there.continue_document(TOLD, **options), self.device)
         return {"tokens": count, "seconds": taken, "tokens_per_second": count / taken}
 
-    def together(self) -> dict[str, Any]:
+    def together(self, recorded: bool = False) -> dict[str, Any]:
         documents = [Document([f"tell a story: a {style} dog looks for an apple."]) for style in ("flat", "3D") * 4]
         options = {"max_images": 0, "max_tokens": self.words}
-        count = sum(written_tokens(document) for document in scheduled(self.there, documents, **options))
-        taken = seconds(lambda: scheduled(self.there, documents, **options), self.device)
+        count = sum(written_tokens(document) for document in scheduled(self.there, documents, recorded=recorded, **options))
+        taken = seconds(lambda: scheduled(self.there, documents, recorded=recorded, **options), self.device)
         return {"documents": len(documents), "tokens": count, "seconds": taken, "tokens_per_second": count / taken}
 
     def rows(self, **form: bool) -> dict[str, Any]:
@@ -271,9 +282,11 @@ def sampled_by(path: str) -> Iterator[None]:
         yield
 
 
-def scheduled(model: Model, documents: Sequence[Document], **options: Any) -> list[Document]:
+def scheduled(
+    model: Model, documents: Sequence[Document], *, places: int | None = None, recorded: bool = False, **options: Any
+) -> list[Document]:
     """Continues documents together."""
-    scheduler = model.scheduler(places=len(documents), painted_together=len(documents))
+    scheduler = model.scheduler(places=places or len(documents), painted_together=len(documents), recorded=recorded)
     for number, document in enumerate(documents):
         scheduler.add(number, document, **{**options, "seed": number})
     return finished(scheduler, len(documents))
@@ -303,6 +316,8 @@ def main() -> None:
     cases.run("load", checks.load)
     for name in ("gradients", "logits", "greedy", "one_picture", "golden", "bf16_loss"):
         cases.run(name, getattr(checks, name))
+    if checks.cuda:
+        cases.run("recorded", checks.recorded)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     cases.run("prepare", checks.prepare)
     for path in ("auto", *paths):
@@ -317,6 +332,7 @@ def main() -> None:
     cases.run("words_together", checks.together)
     cases.run("words_rows", checks.rows)
     if checks.cuda:
+        cases.run("words_together_recorded", lambda: checks.together(recorded=True))
         cases.run("words_recorded_rows", lambda: checks.rows(recorded=True))
     for together in (1, 8):
         cases.run("pictures", lambda together=together: checks.pictures(together))

@@ -1,7 +1,8 @@
 # Training on a GPU machine that is lent in short calls: it starts bare, receives the working tree and .gpu/ (64 MiB a call), gives
 # back at most 8 files of 16 MiB, and keeps running what was started with setsid while later calls only look. Read by train_nano.sh and
-# train_smol.sh, which set RECIPES (in order), CHANGES (--set for all of them), RESULT (the last run's folder), SHIPPED (what of it is
-# brought back), PIECES (large files to carry) and `before` (what makes the model they start from).
+# train_smol.sh, which set RECIPES (in order), CHANGES (--set for all of them; or `changes_for RECIPE` sets it), LIMITS (seconds of all
+# but the last recipe, for `within`), RESULT (the last run's folder), SHIPPED (what of it is brought back), PIECES (large files to carry)
+# and `before` (what makes the model they start from).
 #
 # Here:   pack                 wheels that are missing there and pieces of large files, into .gpu/; says what each call carries
 #         lighten, restore     empties files that nothing there needs (recorded tensors of tests), and takes them back from git
@@ -20,6 +21,7 @@ OUT=${OUT:-.gpu/out}
 WHEELS=(diffusers importlib-metadata pydantic pydantic-core annotated-types typing-inspection braceexpand gguf)
 PIECE=15728640
 CARRIED=44040192
+ALWAYS=()
 
 THERE=.lent  # what stays on that machine between the calls
 SITE=${SITE:-$THERE/site}
@@ -57,7 +59,7 @@ install() {
 }
 
 chain() { # runs or resumes the recipes one after the other; a finished one is over at once
-  for recipe in "${RECIPES[@]}"; do mmi train "$recipe" "${CHANGES[@]}"; done
+  for recipe in "${RECIPES[@]}"; do (one_recipe "$recipe"); done
 }
 
 launch() { # what then runs in the background
@@ -78,28 +80,40 @@ within() { # SECONDS
 }
 
 hurry() { # the chain, fitted to the deadline; shapes are planned and kernels compiled in the first seconds, so the rate is taken later
-  local deadline first second seen rate=${RATE_AFTER:-40} fit
+  local deadline first second seen rate=${RATE_AFTER:-40} fit last=${RECIPES[-1]}
   deadline=$(cat $THERE/deadline)
-  for recipe in "${RECIPES[@]:0:${#RECIPES[@]}-1}"; do mmi train "$recipe" "${CHANGES[@]}"; done
-  last_recipe() { exec env PYTHONPATH="src:$SITE" "${PYTHON:-python3}" -m mm_interleaved.cli.main train "${RECIPES[-1]}" "${CHANGES[@]}" "$@"; }
-  last_recipe & seen=$!
-  sleep "$rate"; first=$(steps_done)
-  sleep "$rate"; second=$(steps_done)
+  for number in $(seq 0 $((${#RECIPES[@]} - 2))); do
+    until_then $(($(date +%s) + ${LIMITS[number]:-86400})) "${RECIPES[number]}"
+  done
+  one_recipe "$last" & seen=$!
+  sleep "$rate"; first=$(steps_done "$last")
+  sleep "$rate"; second=$(steps_done "$last")
   # 24 seconds for stopping, starting again and writing the weights
   fit=$(awk -v done="$second" -v rate="$((second - first))" -v each="$rate" -v left="$((deadline - $(date +%s) - 24))" \
     'BEGIN {print int(done + left * rate / each)}')
   echo "$second steps after $((2 * rate)) seconds, $((second - first)) of them in the second half: $fit steps fit"
   kill -TERM $seen && wait $seen || true
-  last_recipe --set training.steps="$fit" & seen=$!
-  while kill -0 $seen 2>/dev/null && [ "$(date +%s)" -lt "$deadline" ]; do sleep 1; done
-  if kill -TERM $seen 2>/dev/null; then
-    wait $seen || true
-    (last_recipe --set training.steps="$(steps_done)") || true
-  fi
+  until_then "$deadline" "$last" --set training.steps="$fit"
   touch $THERE/over
 }
 
-steps_done() { tail -n 1 "$RESULT/losses.csv" 2>/dev/null | cut -d, -f1 | grep -E '^[0-9]+$' || echo 0; }
+one_recipe() { # RECIPE …, in the place of the shell that it is called in
+  if declare -F changes_for >/dev/null; then changes_for "$1"; fi
+  exec env PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python3}" -m mm_interleaved.cli.main train "$1" "${CHANGES[@]}" \
+    "${ALWAYS[@]}" "${@:2}"
+}
+
+until_then() { # TIME RECIPE …: a run that is not over by then ends where it stands
+  local seen
+  one_recipe "${@:2}" & seen=$!
+  while kill -0 $seen 2>/dev/null && [ "$(date +%s)" -lt "$1" ]; do sleep 1; done
+  if kill -TERM $seen 2>/dev/null; then
+    wait $seen || true
+    (one_recipe "$2" --set training.steps="$(steps_done "$2")") || true
+  fi
+}
+
+steps_done() { tail -n 1 "runs/$(basename "$1" .yaml)/losses.csv" 2>/dev/null | cut -d, -f1 | grep -E '^[0-9]+$' || echo 0; }
 
 await() {
   while [ ! -f $THERE/over ] && [ "$(date +%s)" -lt $(($(cat $THERE/deadline) + 40)) ]; do sleep 1; done
@@ -120,8 +134,7 @@ finish() { # one recipe ends early where it stands: its steps become those that 
   pkill --signal INT --full "mm_interleaved.cli.main train" || true
   while pgrep --full "mm_interleaved.cli.main train" >/dev/null; do sleep 1; done
   rm -rf $THERE/bring
-  done_steps=$(tail -n 1 "$RESULT/losses.csv" | cut -d, -f1)
-  mmi train "${RECIPES[-1]}" "${CHANGES[@]}" --set "training.steps=$done_steps"
+  (one_recipe "${RECIPES[-1]}" --set training.steps="$(steps_done "${RECIPES[-1]}")")
 }
 
 bring() { # [FIRST]: four pieces from number FIRST (0) on; one call's worth
@@ -154,7 +167,7 @@ dry() { # what the calls do, one after the other, in a copy of the tree, at a si
   git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from - --file - | tar --extract --directory "$copy"
   cd "$copy"
   OUT=$copy/out
-  CHANGES+=(--set training.steps=20 --set training.batch_size=4 --set training.threads=1 --set training.workers=0)
+  ALWAYS=(--set training.steps=20 --set training.batch_size=4 --set training.threads=1 --set training.workers=0)
   if declare -F before >/dev/null; then before; fi
   mkdir -p "$(dirname "$RESULT")"
   chain 2>&1 | tee "$RESULT.log"

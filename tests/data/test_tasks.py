@@ -5,12 +5,19 @@ import re
 import pytest
 
 from mm_interleaved.data.playground.material.lettering import faces
-from mm_interleaved.data.playground.tasks import FIRST_TASKS, SENTENCES, TASKS, handwriting, known_words, sample, texts
+from mm_interleaved.data.playground.tasks import FIRST_TASKS, READING_TASKS, SENTENCES, TASKS, handwriting, known_words, sample, texts
 from mm_interleaved.data.playground.world import World, WorldConfig
 
 
 def test_every_later_task_names_its_words() -> None:
     assert set(SENTENCES) == set(TASKS) - set(FIRST_TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_reading_tasks_paint_nothing_and_all_others_do(train, task: str) -> None:
+    found = [sample(task, train, 2, index, side=8) for index in range(12)]
+    painted = [segment for each in found for segment in each.segments[each.prompt :] if not isinstance(segment, str)]
+    assert bool(painted) == (task not in READING_TASKS)
 
 
 @pytest.mark.parametrize("task", SENTENCES)

@@ -47,8 +47,10 @@ def test_without_strength_a_drawing_is_only_mirrored(pack):
 
 def test_only_samples_that_are_not_painted_are_varied(pack):
     world = World(pack, WorldConfig(split="train", jitter=0.0))
-    plain, varied = (Corpus(world, {"caption": 1.0, "referring": 0.5}, seed=1, side=64, painted=0.5, variety=each) for each in (0.0, 1.0))
+    tasks = {"picture": 1.0, "caption": 0.5}
+    plain, varied = (Corpus(world, tasks, seed=1, side=64, painted=0.5, variety=each) for each in (0.0, 1.0))
     painted = [varied.is_painted(index) for index in range(24)]
+    assert not any(painted[index] for index in range(24) if varied.task_of(index) == "caption")
     both = [(pictures(plain.sample(index)), pictures(varied.sample(index))) for index in range(24)]
     assert 0 < sum(painted) < 24
     assert [all(map(np.array_equal, *pair)) for pair in both] == painted

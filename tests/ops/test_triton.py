@@ -42,6 +42,19 @@ def test_triton_gives_the_result_and_the_gradients_of_the_definition(name, share
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_points_without_weight_are_not_read_and_their_weights_still_have_a_gradient():
+    shapes = SHAPES["two_images"]
+    values, points_xy, weights = inputs(shapes, share=2)
+    weights[:, :1, :, 2:] = 0  # the first query does not see the second image
+    for found, expected in zip(
+        results(shapes, (values, points_xy, weights), "triton"), results(shapes, (values, points_xy, weights), "reference"), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    values[:, 13:] = torch.nan
+    result = deformable_attention(values, shapes, points_xy, weights, backend="triton")
+    assert result[:, 0].isfinite().all() and result[:, 1].isnan().any()
+
+
 def test_the_order_of_the_values_in_memory_changes_no_number():
     shapes = SHAPES["odd_sides"]
     values, points_xy, weights = inputs(shapes)

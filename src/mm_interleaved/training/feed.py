@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.packing import Row
-from mm_interleaved.data.playground.tasks import Sample, sample
+from mm_interleaved.data.playground.tasks import READING_TASKS, Sample, sample
 from mm_interleaved.data.playground.varied import VariedPack
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.data.seeds import key
@@ -97,8 +97,8 @@ class Corpus:
         return key(self.seed, index, "last_unread") / 2**63 < self._last_unread
 
     def is_painted(self, index: int) -> bool:
-        """Whether sample `index` belongs to the share whose pictures are painted."""
-        return key(self.seed, index, "painted") / 2**63 < self._painted
+        """Whether sample `index` belongs to the share whose pictures are painted; never for a task that paints none."""
+        return self.task_of(index) not in READING_TASKS and key(self.seed, index, "painted") / 2**63 < self._painted
 
     def sample(self, index: int) -> Sample:
         """Sample `index` of the playground, composed anew at every call."""

@@ -56,6 +56,7 @@ from mm_interleaved.training.state import (
     storage_error,
     write_text,
 )
+from mm_interleaved.training.vision import LabelledBatch
 from mm_interleaved.training.watch import Watch, follow
 
 SamplePage = Callable[[MMInterleavedForConditionalGeneration, MMInterleavedProcessor, int, Path], Path]
@@ -236,7 +237,7 @@ class _Run:
         parts = [own[start : start + size] for start in range(0, len(own), size)]
         prepared = [self.objective.prepare(self.corpus, part) for part in parts]
         if self.settings.workers:
-            prepared = [batch.in_bytes() if isinstance(batch, DocumentBatch) else batch for batch in prepared]
+            prepared = [batch.in_bytes() if isinstance(batch, DocumentBatch | LabelledBatch) else batch for batch in prepared]
         return _Ready(prepared, self.corpus.state())
 
     def _one_step(self, ready: _Ready) -> dict[str, float]:

@@ -50,7 +50,10 @@ def forward(
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """`result[program]` is the sum over `count` levels of `per_level` points each; `share` levels in a row have the same points."""
+    """`result[program]` is the sum over `count` levels of `per_level` points each; `share` levels in a row have the same points.
+
+    Points of weight 0, which is what images that a query does not see have, are not read.
+    """
     program = tl.program_id(0).to(tl.int64)  # (row * queries + query) * heads + head
     table = values + program // (heads * queries) * row_step + program % heads * head_step
     column = tl.arange(0, COLUMNS)
@@ -66,7 +69,7 @@ def forward(
             y = tl.load(place + 1, mask=known, other=0).to(SUM) * rows - 0.5
             weight = tl.load(weights + (program * count + level) * per_level + point, mask=known, other=0).to(SUM)
             for corner in tl.static_range(4):
-                cell, share_x, share_y, inside = _corner(x, y, rows, columns, known, corner % 2, corner // 2)
+                cell, share_x, share_y, inside = _corner(x, y, rows, columns, known & (weight != 0), corner % 2, corner // 2)
                 where = table + ((start + cell) * cell_step)[:, None] + column[None, :]
                 read = tl.load(where, mask=inside[:, None] & (column < width)[None, :], other=0).to(SUM)
                 total += (weight * share_x * share_y)[:, None] * read
@@ -127,7 +130,8 @@ def backward(
                     slope_x += weight * columns * share_y * (product if corner % 2 else -product)
                     slope_y += weight * rows * share_x * (product if corner // 2 else -product)
                     if WITH_VALUES:
-                        tl.atomic_add(to_values + where, (weight * share_x * share_y)[:, None] * wanted[None, :], mask=mask, sem="relaxed")
+                        added = (weight * share_x * share_y)[:, None] * wanted[None, :]
+                        tl.atomic_add(to_values + where, added, mask=mask & (weight != 0)[:, None], sem="relaxed")
                 tl.store(to_weights + own, to_weight, mask=known)
             tl.store(to_points + place, slope_x, mask=known)
             tl.store(to_points + place + 1, slope_y, mask=known)

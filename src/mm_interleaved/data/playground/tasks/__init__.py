@@ -20,7 +20,7 @@ from mm_interleaved.data.playground.tasks.wording import words, words_in
 from mm_interleaved.data.playground.world import World
 from mm_interleaved.errors import ConfigError
 
-__all__ = ["FIRST_TASKS", "TASKS", "Sample", "Segment", "known_words", "sample", "texts"]
+__all__ = ["FIRST_TASKS", "READING_TASKS", "TASKS", "Sample", "Segment", "known_words", "sample", "texts"]
 
 TASKS: dict[str, Callable[[World, np.random.Generator, int], Sample]] = {
     "caption": caption,
@@ -41,6 +41,9 @@ TASKS: dict[str, Callable[[World, np.random.Generator, int], Sample]] = {
 FIRST_TASKS = ("caption", "question", "picture", "style", "story")
 """The tasks that the model in the box learnt, in the order in which its tokenizer read their texts. Later tasks stay out of this
 list, so that earlier recipes keep their ids."""
+
+READING_TASKS = frozenset({"caption", "question", "arithmetic", "logo", "handwriting", "robot", "screens", "referring"})
+"""Tasks whose answers are words alone: all their pictures are given, none is painted."""
 
 SENTENCES: dict[str, Callable[[], Iterable[str]]] = {
     "arithmetic": arithmetic.sentences,
