@@ -31,7 +31,7 @@ from mm_interleaved.ops.numbers import numbers_on
 def recency(visible: Bool[Tensor, "B Q N"]) -> Int[Tensor, "B Q N"]:
     """Counts visible images backwards: 1 for the most recent one, 2 for the one before; 0 for images that are not visible."""
     counted = visible.long()
-    return counted * (counted.sum(-1, keepdim=True) + 1 - counted.cumsum(-1))
+    return counted * counted.flip(-1).cumsum(-1).flip(-1)
 
 
 @dataclass(frozen=True, slots=True)
