@@ -180,8 +180,8 @@ def read_bandwidth(device: str, size: int) -> dict[str, float]:
 class Checks:
     """The cases, in order; later ones need what earlier ones made."""
 
-    def __init__(self, size: str, device: str) -> None:
-        self.size, self.device = size, device
+    def __init__(self, size: str, device: str, attention: str) -> None:
+        self.size, self.device, self.attention = size, device, attention
         self.network: Any = None
         self.state: Any = None
         self.read_bytes_per_second = float("nan")
@@ -196,6 +196,7 @@ class Checks:
 
     def build(self) -> dict[str, Any]:
         self.network = build(self.size, self.device)
+        self.network.language_model.set_attn_implementation(self.attention)
         wait(self.device)
         parameters = sum(part.numel() for part in (*self.network.language_model.parameters(), *self.network.text_head.parameters()))
         return {"size": self.size, "parameters": parameters, "weight_bytes_per_token": weight_bytes(self.network)}
@@ -288,37 +289,37 @@ def grouped(cases: Cases, checks: Checks, *, recorded: bool, tuned: bool) -> Non
     cases.run("engine_logits", lambda: {"largest": float(checks.spoken("engine", engine(checks.state.branch())).abs().max())})
     forms: dict[str, dict[str, bool]] = {"recorded_rows": {}, "grouped_rows": {"grouped": True}}
     forms |= {"tuned_rows": {"grouped": True, "tuned": True}} if tuned else {}
+    made: dict[str, Step] = {}  # timed and profiled
     for name, form in forms.items():
-        made: list[Step] = []  # rows are made, compiled and recorded once for all that is asked of them
 
-        def measure(made: list[Step] = made, form: dict[str, bool] = form) -> dict[str, Any]:
+        def measure(name: str = name, form: dict[str, bool] = form) -> dict[str, Any]:
             step = rows(checks.state, **form, recorded=recorded)
             began, before = time.perf_counter(), counters["stats"]["unique_graphs"]
             step(1100)
             wait(checks.device)
-            made.append(step)
+            made[name] = step
             first = {"first_token": time.perf_counter() - began, "programs": counters["stats"]["unique_graphs"] - before}
             return checks.speed(step) | first
 
-        def logits(made: list[Step] = made, form: dict[str, bool] = form, name: str = name) -> dict[str, Any]:
+        def logits(name: str = name, form: dict[str, bool] = form) -> dict[str, Any]:
             return {"largest": float(checks.spoken(name, rows(checks.state, **form, recorded=recorded)).abs().max())}
 
         cases.run(name, measure)
         cases.run(f"{name}_logits", logits)
         cases.run(f"{name}_equal_engine", lambda name=name: checks.agreement(name, "engine"))
-        if recorded:
-            cases.run(f"{name}_profile", lambda made=made: checks.profile(made[0]))
-    for name in forms:
         if name != "recorded_rows":
             cases.run(f"{name}_equal_rows", lambda name=name: checks.agreement(name, "recorded_rows"))
     for count in (1, 8):
         cases.run("products", lambda count=count: checks.products(count))
+    for name in reversed(forms if recorded else {}):
+        cases.run(f"{name}_profile", lambda name=name: checks.profile(made[name]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sorted(SIZES), default="13b")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="transformers' form of attention")
     parser.add_argument("--at-most", type=float, help="seconds after which no case is begun; 75, or 300 with --compile")
     parser.add_argument("--compile", action="store_true", help="rows through torch.compile too, which takes minutes at 13b")
     parser.add_argument("--grouped", action="store_true", help="instead of all else, recorded rows as they are and compiled by groups")
@@ -327,7 +328,7 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     at_most = chosen.at_most or (300.0 if chosen.compile or chosen.tuned else 75.0)
-    cases, checks = Cases(at_most), Checks(chosen.size, chosen.device)
+    cases, checks = Cases(at_most), Checks(chosen.size, chosen.device, chosen.attention)
     cases.run("machine", checks.machine)
     cases.run("build", checks.build)
     cases.run("prefix", checks.prefix)
