@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "gpu"
-RUNS = {"check_decoding.py": ["--size", "tiny", "--at-most", "300"], "check_model.py": ["--at-most", "300"]}
+RUNS = {
+    "decoding": ["check_decoding.py", "--size", "tiny"],
+    "decoding_grouped": ["check_decoding.py", "--size", "tiny", "--grouped"],
+    "model": ["check_model.py"],
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", RUNS)
-def test_every_case_of_a_device_script_runs_and_agrees_on_a_cpu(script):
-    command = [sys.executable, str(SCRIPTS / script), "--device", "cpu", *RUNS[script]]
+@pytest.mark.parametrize("run", RUNS)
+def test_every_case_of_a_device_script_runs_and_agrees_on_a_cpu(run):
+    script, *options = RUNS[run]
+    command = [sys.executable, str(SCRIPTS / script), "--device", "cpu", "--at-most", "300", *options]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.returncode == 0, run.stderr[-3000:]

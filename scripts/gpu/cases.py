@@ -77,5 +77,5 @@ def profiled(run: Callable[[], object], device: str) -> dict[str, Any]:
         wait(device)
     kernels = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
     computing = sum(event.self_device_time_total for event in kernels) / 1e6
-    longest = {event.key[:70]: float(f"{event.self_device_time_total / 1e6 / computing:.3g}") for event in kernels[:8]}
+    longest = {event.key[:70]: float(f"{event.self_device_time_total / 1e6 / computing:.3g}") for event in kernels[:12]}
     return {"computing_seconds": computing, "kernels": sum(event.count for event in kernels), "longest": longest}

@@ -5,12 +5,14 @@ pictures, whose feature maps are random, and writes on by each of our paths. A t
 so beside the seconds of a token stands the share of what the device was measured to read (a large product of a matrix with a vector, or
 sum) and to copy (reading and writing counted). Nothing is read from a disk.
 
+`--grouped` asks instead whether compiling the layers by groups (`TextRows(grouped=True)`) leaves less beside the products.
 `--size tiny --device cpu` runs the same code anywhere. One JSON object per line; status 1 if two paths disagree or a case fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from cases import Cases, profiled, seconds, wait
 from measuring import copy_bandwidth
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -53,7 +56,7 @@ PREFIX = 256
 PICTURES = 2
 TOKENS = 16
 """Written in each timed round; all rounds fit into the places that the prefix leaves, so that shapes stay."""
-TOLERANCE = {"engine": 0.06, "rows": 0.06}
+TOLERANCE = {"engine": 0.06, "rows": 0.06, "recorded_rows": 0.06}
 """Of the largest logit, by what a path is compared with: bfloat16 after 40 layers, where sums of attention stand in another order, or
 kernels of other sizes are chosen. Measured on an H200: rows against the engine 0.033, recorded rows against rows 0.035."""
 MOVED = 0.1
@@ -177,8 +180,8 @@ def read_bandwidth(device: str, size: int) -> dict[str, float]:
 class Checks:
     """The cases, in order; later ones need what earlier ones made."""
 
-    def __init__(self, size: str, device: str) -> None:
-        self.size, self.device = size, device
+    def __init__(self, size: str, device: str, attention: str) -> None:
+        self.size, self.device, self.attention = size, device, attention
         self.network: Any = None
         self.state: Any = None
         self.read_bytes_per_second = float("nan")
@@ -193,6 +196,7 @@ class Checks:
 
     def build(self) -> dict[str, Any]:
         self.network = build(self.size, self.device)
+        self.network.language_model.set_attn_implementation(self.attention)
         wait(self.device)
         parameters = sum(part.numel() for part in (*self.network.language_model.parameters(), *self.network.text_head.parameters()))
         return {"size": self.size, "parameters": parameters, "weight_bytes_per_token": weight_bytes(self.network)}
@@ -280,20 +284,60 @@ class Checks:
         return {"away": away, "passed": away > MOVED}
 
 
+def grouped(cases: Cases, checks: Checks, *, recorded: bool, tuned: bool) -> None:
+    """Rows as they are and rows whose layers are compiled by groups; the engine is asked for logits only."""
+    cases.run("engine_logits", lambda: {"largest": float(checks.spoken("engine", engine(checks.state.branch())).abs().max())})
+    forms: dict[str, dict[str, bool]] = {"recorded_rows": {}, "grouped_rows": {"grouped": True}}
+    forms |= {"tuned_rows": {"grouped": True, "tuned": True}} if tuned else {}
+    made: dict[str, Step] = {}  # timed and profiled
+    for name, form in forms.items():
+
+        def measure(name: str = name, form: dict[str, bool] = form) -> dict[str, Any]:
+            step = rows(checks.state, **form, recorded=recorded)
+            began, before = time.perf_counter(), counters["stats"]["unique_graphs"]
+            step(1100)
+            wait(checks.device)
+            made[name] = step
+            first = {"first_token": time.perf_counter() - began, "programs": counters["stats"]["unique_graphs"] - before}
+            return checks.speed(step) | first
+
+        def logits(name: str = name, form: dict[str, bool] = form) -> dict[str, Any]:
+            return {"largest": float(checks.spoken(name, rows(checks.state, **form, recorded=recorded)).abs().max())}
+
+        cases.run(name, measure)
+        cases.run(f"{name}_logits", logits)
+        cases.run(f"{name}_equal_engine", lambda name=name: checks.agreement(name, "engine"))
+        if name != "recorded_rows":
+            cases.run(f"{name}_equal_rows", lambda name=name: checks.agreement(name, "recorded_rows"))
+    for count in (1, 8):
+        cases.run("products", lambda count=count: checks.products(count))
+    for name in reversed(forms if recorded else {}):
+        cases.run(f"{name}_profile", lambda name=name: checks.profile(made[name]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=sorted(SIZES), default="13b")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="transformers' form of attention")
     parser.add_argument("--at-most", type=float, help="seconds after which no case is begun; 75, or 300 with --compile")
     parser.add_argument("--compile", action="store_true", help="rows through torch.compile too, which takes minutes at 13b")
+    parser.add_argument("--grouped", action="store_true", help="instead of all else, recorded rows as they are and compiled by groups")
+    parser.add_argument(
+        "--tuned", action="store_true", help="with --grouped, the products by torch.compile too, which takes minutes at 13b"
+    )
     chosen = parser.parse_args()
-    at_most = chosen.at_most or (300.0 if chosen.compile else 75.0)
-    cases, checks = Cases(at_most), Checks(chosen.size, chosen.device)
+    at_most = chosen.at_most or (300.0 if chosen.compile or chosen.tuned else 75.0)
+    cases, checks = Cases(at_most), Checks(chosen.size, chosen.device, chosen.attention)
     cases.run("machine", checks.machine)
     cases.run("build", checks.build)
     cases.run("prefix", checks.prefix)
+    on_device = chosen.device.startswith("cuda")
+    if chosen.grouped:
+        grouped(cases, checks, recorded=on_device, tuned=chosen.tuned)
+        cases.end()
     forms: dict[str, dict[str, bool]] = {"rows": {}}
-    if chosen.device.startswith("cuda"):
+    if on_device:
         forms["recorded_rows"] = {"recorded": True}
     cases.run("engine", lambda: checks.speed(engine(checks.state.branch())))
     for name, form in forms.items():
@@ -309,12 +353,12 @@ def main() -> None:
     cases.run("other_pictures", checks.other_pictures)
     for count in (1, 8):
         cases.run("products", lambda count=count: checks.products(count))
-    if chosen.device.startswith("cuda"):
+    if on_device:
         cases.run("eight_recorded_rows", lambda: checks.speed(rows(checks.state, 8, recorded=True), documents=8))
         cases.run("profile", lambda: checks.profile(rows(checks.state, recorded=True)))
         cases.run("memory", lambda: {"peak_bytes": float(torch.cuda.max_memory_allocated())})
     if chosen.compile:
-        form = {"compiled": True, "recorded": chosen.device.startswith("cuda")}
+        form = {"compiled": True, "recorded": on_device}
         cases.run("compiled_rows", lambda: checks.speed(rows(checks.state, **form)))
         cases.run(
             "compiled_rows_logits", lambda: {"largest": float(checks.spoken("compiled_rows", rows(checks.state, **form)).abs().max())}

@@ -3,7 +3,7 @@
 # scripts/gpu/train_nano.sh pack | lighten | within 700 | await | bring … (lent.sh says what each does and where). Then here: `join`,
 # scripts/make_box.py, docs/results.md.
 RECIPES=(recipes/parts/vision-varied.yaml recipes/parts/reading-varied.yaml recipes/playground-nano-varied.yaml)
-LIMITS=(150 170)
+LIMITS=(140 165)
 RESULT=runs/playground-nano-varied
 SHIPPED=final
 BOX=src/mm_interleaved/box/nano

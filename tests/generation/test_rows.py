@@ -101,7 +101,7 @@ def test_recording_without_a_cuda_device_says_so(exact_model, processor):
         rows.read([state], [9])
 
 
-COMPILED = """
+READING = """
 import torch
 from mm_interleaved.document import Document, Image
 from mm_interleaved.generation.rows import TextRows
@@ -125,6 +125,9 @@ def count(graph, inputs):
     graphs.append(graph)
     return graph.forward
 
+"""
+
+COMPILED = """
 compiled, plain = TextRows(model, 3, compiled=True), TextRows(model, 3)
 compiled._pass = torch.compile(compiled._read, backend=count, dynamic=False, fullgraph=True)
 states, others = read(), read()
@@ -139,10 +142,42 @@ compiled.read(states[:2], [13, 13])
 assert len(graphs) == 1, len(graphs)
 """
 
+GROUPED = """
+from mm_interleaved.generation.groups import _through
+from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.testing import tiny_config
+
+config = tiny_config()
+config.text_config.num_hidden_layers = 4
+torch.manual_seed(0)
+model = MMInterleavedForConditionalGeneration(config).eval()
+with torch.no_grad():
+    for layer in model.language_model.mmfs_layers:
+        model.language_model.layers[layer].synchronizer.gate.fill_(1)
+grouped, plain = TextRows(model, 3, grouped=True), TextRows(model, 3)
+assert [len(layers) for layers in grouped._groups._groups] == [2, 2]
+grouped._groups._program = torch.compile(_through, backend=count, fullgraph=True)
+states, others = read(), read()
+for rows, members in ((grouped, states), (plain, others)):
+    for present in ([0], [0, 1, 2], [1, 2]):
+        rows.gather([members[number] for number in present])
+        rows.read([members[number] for number in present], [10 + number for number in present])
+    rows.gather([])
+for one, other in zip(states, others):
+    torch.testing.assert_close(one.next_logits(), other.next_logits(), rtol=0, atol=1e-5)  # float32
+    torch.testing.assert_close(one.hidden(), other.hidden(), rtol=0, atol=1e-5)
+assert len(graphs) == 2, len(graphs)  # without pictures and with them
+"""
+
 
 def test_torch_compile_accepts_the_pass_as_one_graph_that_is_never_made_again():
     # In a process of its own: the shape checks of the tests and torch.compile do not mix.
-    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-c", READING + COMPILED], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_groups_of_layers_that_are_alike_share_one_program_and_read_as_rows_do():
+    run = subprocess.run([sys.executable, "-c", READING + GROUPED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
 
 

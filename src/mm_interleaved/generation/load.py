@@ -68,7 +68,7 @@ class Model:
         """The document with its continuation; arguments as in `stream`."""
         return engine.continue_document(self.network, self.processor, document, model_hash=self.model_hash, stop=stop, **options)
 
-    def scheduler(self, *, places: int = 8, painted_together: int = 8, recorded: bool = False) -> Scheduler:
+    def scheduler(self, *, places: int = 8, painted_together: int = 8, grouped: bool = False, recorded: bool = False) -> Scheduler:
         """Continues many documents at once; see `generation.scheduler.Scheduler`."""
         return Scheduler(
             self.network,
@@ -76,6 +76,7 @@ class Model:
             model_hash=self.model_hash,
             places=places,
             painted_together=painted_together,
+            grouped=grouped,
             recorded=recorded,
         )
 

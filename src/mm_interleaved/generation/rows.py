@@ -2,8 +2,8 @@
 
 A document joins with what it has read (its token cache and its pictures' values are copied into a row), stays while it writes, and
 takes its new tokens along when it leaves. Its own state is untouched until then, so that a pass that fails loses nothing. Rows in use
-stand in front; with `compiled` or `recorded`, passes always have all rows, so that their shape never changes. Whatever differs from token
-to token is written into tensors that stay where they are.
+stand in front; with `compiled`, `grouped` or `recorded`, passes always have all rows, so that their shape never changes. Whatever
+differs from token to token is written into tensors that stay where they are.
 
 Axes: R rows · V vocabulary · N pictures of the row with the most · S cells · H heads · D head width (docs/glossary.md).
 """
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mm_interleaved.generation.groups import LayerGroups
 from mm_interleaved.generation.recording import record
 from mm_interleaved.generation.state import DocumentState, context_limit
 from mm_interleaved.generation.token_cache import RowCache, places_for
@@ -34,23 +35,36 @@ class _Row:
 class TextRows:
     """Up to `rows` documents side by side."""
 
-    def __init__(self, model: MMInterleavedForConditionalGeneration, rows: int, *, compiled: bool = False, recorded: bool = False) -> None:
+    def __init__(
+        self,
+        model: MMInterleavedForConditionalGeneration,
+        rows: int,
+        *,
+        compiled: bool = False,
+        grouped: bool = False,
+        tuned: bool = False,
+        recorded: bool = False,
+    ) -> None:
         """
         Args:
             rows: documents that may write together.
             compiled: run the pass through torch.compile; it pays where very many tokens are written.
+            grouped: run the layers through torch.compile, group by group (`LayerGroups`): nearly the same kernels for a tenth of the
+                compiling. The first token waits for it, and so may the first after other sizes.
+            tuned: with `grouped`, let torch.compile also write and measure the products; it takes minutes.
             recorded: record the pass as a CUDA graph, anew whenever a longer document or one with more pictures joins; then starting
                 the kernels of a token costs nothing.
         """
         self.model = model
         self.rows = rows
-        self._fixed = compiled or recorded
+        self._fixed = compiled or grouped or recorded
         self._cache = RowCache(model.config.text_config.num_hidden_layers, rows, 0, device=model.device)
         self._values: Values | None = None  # R N S H D for each synchronizer
         self._visible: Bool[Tensor, "R 1 N"] = torch.zeros(rows, 1, 0, dtype=torch.bool, device=model.device)
         self._tokens: Int[Tensor, "R 1"] = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self._members: list[_Row] = []
         self._pass: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._read
+        self._groups = LayerGroups(model.language_model, tuned=tuned) if grouped else None
         if compiled:
             self._pass = torch.compile(self._read, dynamic=False, fullgraph=True)
         self._recorded = recorded
@@ -149,14 +163,21 @@ class TextRows:
         return self._replay()
 
     def _read(self, tokens: Int[Tensor, "R 1"], visible: Bool[Tensor, "R 1 N"]) -> tuple[Float[Tensor, "R 1 D"], Float[Tensor, "R V"]]:
-        hidden = self.model.read(
-            self.model.embed(tokens),
-            visible=visible,
-            cache=self,
-            past_key_values=self._cache,
-            position_ids=self._cache.position[: tokens.shape[0]],
-            attention_mask=self._cache.mask(tokens.shape[0], self.model.dtype),
-        )
+        embeddings, position = self.model.embed(tokens), self._cache.position[: tokens.shape[0]]
+        mask = self._cache.mask(tokens.shape[0], self.model.dtype)
+        if self._groups is None:
+            hidden = self.model.read(
+                embeddings, visible=visible, cache=self, past_key_values=self._cache, position_ids=position, attention_mask=mask
+            )
+        else:
+            hidden = self._groups(
+                embeddings,
+                position_ids=position,
+                attention_mask=mask,
+                caches=self._cache.by_layer,
+                visible=visible,
+                values=self.text_values(),
+            )
         return hidden, self.model.logits(hidden)[:, 0]
 
     def _make_room(self, tokens: int) -> None:

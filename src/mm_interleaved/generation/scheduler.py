@@ -62,6 +62,7 @@ class Scheduler:
         places: int = 8,
         painted_together: int = 8,
         compiled: bool = False,
+        grouped: bool = False,
         recorded: bool = False,
     ) -> None:
         """
@@ -70,13 +71,14 @@ class Scheduler:
             places: documents in progress at a time; what is added beyond them waits. Each keeps its caches in memory.
             painted_together: pictures in one denoising batch; a document in progress beyond them waits for its turn.
             compiled: decode words through torch.compile.
+            grouped: the same layer group by layer group, which compiles sooner (`TextRows`).
             recorded: decode words through CUDA graphs (`TextRows`), a lone document's too.
         """
         self.model = model
         self.processor = processor
         self.model_hash = model_hash
         self.places = places
-        self._rows = TextRows(model, places, compiled=compiled, recorded=recorded)
+        self._rows = TextRows(model, places, compiled=compiled, grouped=grouped, recorded=recorded)
         self._recorded = recorded
         self._waiting: deque[tuple[Hashable, Document, Options, Callable[[], bool] | None]] = deque()
         self._running: list[_Place] = []

@@ -148,11 +148,12 @@ class RowLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows = key_states.shape[0]
-        keys, values = (part[:rows] for part in self.parts)
-        index = self._owner.position[:rows, None, :, None].expand(-1, key_states.shape[1], -1, key_states.shape[3])
-        keys.scatter_(2, index, key_states)
-        values.scatter_(2, index, value_states)
-        return keys[:, :, : self._owner.reach], values[:, :, : self._owner.reach]
+        row, position = self._owner.row[:rows], self._owner.position[:rows]
+        for part, states in zip(self.parts, (key_states, value_states), strict=True):
+            # Not by `scatter_`: compiled, that copies the whole tensor twice.
+            part[row, :, position] = states.transpose(1, 2)
+        keys, values = (part[:rows, :, : self._owner.reach] for part in self.parts)
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._owner.reach, 0
@@ -180,8 +181,14 @@ class RowCache(Cache):
         """Places that this call looks at, from the first; behind them no row has a token."""
         self.position: Int[Tensor, "R 1"] = torch.zeros(rows, 1, dtype=torch.long, device=device)
         """Where the token of this call stands in each row."""
+        self.row: Int[Tensor, "R 1"] = torch.arange(rows, device=device)[:, None]
         self._layers = [RowLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self._layers))
+
+    @property
+    def by_layer(self) -> list[RowLayer]:
+        """The layers."""
+        return self._layers
 
     @property
     def nbytes(self) -> int:

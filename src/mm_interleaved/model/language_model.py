@@ -48,6 +48,10 @@ class MMFSInputs:
     level_shapes: tuple[tuple[int, int], ...] | None = None
     """Real (height, width) of each level, finest first; None means the configured squares."""
 
+    def of(self, synchronizer: int) -> Float[Tensor, "B N S H C"]:
+        """The values of one layer with MMFS, by its place among them."""
+        return self.values[synchronizer]
+
 
 class FusedNorm(LlamaRMSNorm):
     """Upstream's norm in one kernel where the device has it, instead of eight; it shares the weight of the norm in whose place it stands.
@@ -152,7 +156,7 @@ class _SynchronizedLayer(nn.Module):
         )
         hidden_states = hidden_states + attended
         if mmfs is not None:
-            values = mmfs.values[self.synchronizer_index]
+            values = mmfs.of(self.synchronizer_index)
             hidden_states = hidden_states + self.synchronizer(hidden_states, values, mmfs.visible, mmfs.level_shapes)
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 

@@ -23,15 +23,15 @@ from torch.nn import functional
 
 from mm_interleaved.errors import ShapeError
 from mm_interleaved.model.configuration import MMFSConfig
+from mm_interleaved.ops import few_rows
 from mm_interleaved.ops.deformable import Backend, compiled, deformable_attention
-from mm_interleaved.ops.few_rows import FewRowsLinear
 from mm_interleaved.ops.numbers import numbers_on
 
 
 def recency(visible: Bool[Tensor, "B Q N"]) -> Int[Tensor, "B Q N"]:
     """Counts visible images backwards: 1 for the most recent one, 2 for the one before; 0 for images that are not visible."""
     counted = visible.long()
-    return counted * (counted.sum(-1, keepdim=True) + 1 - counted.cumsum(-1))
+    return counted * counted.flip(-1).cumsum(-1).flip(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class MMFS(nn.Module):
         """The same, exactly but for rounding: (W z + b) per query plus a row of W E per image is W (z + E[rank]) + b (spec §2.10)."""
         if not self._plain():
             return self._literal(query, visible)
-        per_query, per_rank = self._per_query(query), self._per_rank(visible.shape[2], query.dtype)
+        per_query, per_rank = self._summands(query, visible.shape[2])
         numeric = torch.promote_types(query.dtype, torch.float32)
         hidden_row = functional.pad(per_rank[1][1:].to(numeric), (0, 0, 1, 0), value=float("-inf"))  # rank 0: not visible
         ranks = recency(_once_for_all(visible))
@@ -202,12 +202,31 @@ class MMFS(nn.Module):
     def _plain(self) -> bool:
         # Else an adapter or a quantised weight: only the module knows its product.
         linears = (self.query_projection, self.offsets, self.attention_weights)
-        return all(type(linear) in (nn.Linear, FewRowsLinear) and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears)
+        return all(
+            type(linear) in (nn.Linear, few_rows.FewRowsLinear) and type(linear.weight) in (nn.Parameter, Tensor) for linear in linears
+        )
+
+    def _summands(self, query: Tensor, images: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """`_per_query` and `_per_rank`; with few queries from the same products, so that each weight is read once."""
+        if not self._few(query):
+            return self._per_query(query), self._per_rank(images, query.dtype)
+        rows = torch.cat([self.query_projection(query).flatten(0, 1), self.recency.weight[: images + 1].to(query.dtype)])
+        offsets, logits = (few_rows.linear(rows, part.weight) for part in (self.offsets, self.attention_weights))
+        own, ranks = zip(*(part.tensor_split([query.shape[:2].numel()]) for part in (offsets, logits)), strict=True)
+        per_query = (
+            own[0].unflatten(0, query.shape[:2]) + self.offsets.bias,
+            self._read_logits(own[1].unflatten(0, query.shape[:2]) + self.attention_weights.bias),
+        )
+        return per_query, (ranks[0], self._read_logits(ranks[1]))
+
+    def _few(self, query: Tensor) -> bool:
+        # Else one product of the small projections costs less than two for each query.
+        return query.shape[:2].numel() <= self.offsets.out_features + self.attention_weights.out_features
 
     def _per_query(self, query: Tensor) -> tuple[Float[Tensor, "B Q HP2"], Float[Tensor, "B Q HLP"]]:
         """Offsets of each query, and the logits that are read."""
         offsets, logits = self.offsets, self.attention_weights
-        if query.shape[:2].numel() <= offsets.out_features + logits.out_features:
+        if self._few(query):
             projected = self.query_projection(query)
             return offsets(projected), self._read_logits(logits(projected))
         # Many queries: W_S W_D costs less than W_D z for each of them, and so does leaving out the logits that are never read.
