@@ -75,20 +75,9 @@ def test_narrow_numbers_stay_close_to_float64(dtype, tolerance):
         assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize("most_cells", [1, 14, 15])
-def test_levels_of_few_cells_may_get_their_gradient_as_products(monkeypatch, most_cells):
-    monkeypatch.setattr(path, "BACKWARD", path.Backward(most_cells=most_cells, queries=16, products=2))
-    monkeypatch.setattr(path, "CELLS", 8)
-    shapes = SHAPES["odd_sides"]
-    tensors = inputs(shapes, queries=37, dtype=torch.float32)
-    exact = results(shapes, [tensor.double() for tensor in tensors], "reference")
-    for found, expected in zip(results(shapes, tensors, "triton"), exact, strict=True):
-        assert (found.double() - expected).abs().max() <= 1e-5 * expected.abs().max()
-
-
 def test_points_that_do_not_fill_a_tile_are_taken_tile_after_tile(monkeypatch):
     monkeypatch.setattr(path, "TILE", 32)  # two points of sixteen columns
-    monkeypatch.setattr(path, "BACKWARD", path.Backward(tile=32))
+    monkeypatch.setattr(path, "BACKWARD_TILE", 32)
     shapes = SHAPES["one_level"]
     tensors = inputs(shapes, points=5)
     for found, expected in zip(results(shapes, tensors, "triton"), results(shapes, tensors, "reference"), strict=True):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,25 +24,8 @@ WIDEST_HEAD = 512
 TILE = 512
 """Numbers of a tile (points × head width) that one warp holds; more points are taken one tile after the other."""
 
-
-class Backward(NamedTuple):
-    """How the backward pass is divided; `scripts/gpu/sweep_backward.py` measures which is fastest."""
-
-    tile: int = TILE
-    warps: int = 1
-    most_cells: int = 0
-    """Levels of up to so many cells get their gradient as a product of many queries' shares (`add_to_cells`), if heads are 16 to 128
-    wide and sums float32; the cells of the others are added to one sample after the other."""
-    queries: int = 64
-    """Queries of one such product."""
-    products: int = 16
-    """Products that are added up before anything is written."""
-    product_warps: int = 4
-
-
-BACKWARD = Backward()
-CELLS = 64
-"""Cells of one product."""
+BACKWARD_TILE = 128
+"""The same in the backward pass (`scripts/gpu/sweep_backward.py`)."""
 
 
 def unsupported(values: Tensor) -> str | None:
@@ -92,7 +75,7 @@ def _forward(values: Tensor, sides: Sequence[int], points_xy: Tensor, weights: T
         arrays = (values, _levels(tuple(sides), values.device), points_xy.contiguous(), weights.contiguous(), result)
         with _on(values.device):
             _kernels().forward[(result.numel() // result.shape[3],)](
-                *arrays, *_sizes(values, points_xy, weights), **_tile(values, weights, TILE, 1)
+                *arrays, *_sizes(values, points_xy, weights), **_tile(values, weights, TILE)
             )
     return result
 
@@ -106,21 +89,12 @@ def _backward(
     found_points = torch.empty(points_xy.shape, dtype=numeric, device=values.device)
     found_weights = torch.empty(weights.shape, dtype=numeric, device=values.device)
     if gradient.numel():
-        read = (points_xy.contiguous(), weights.contiguous(), gradient.contiguous())
-        levels, sizes = _levels(tuple(sides), values.device), _sizes(values, points_xy, weights)
-        tile = _tile(values, weights, BACKWARD.tile, BACKWARD.warps)
-        most = BACKWARD.most_cells if to_values and values.dtype != torch.float64 and 16 <= tile["COLUMNS"] <= 128 else 0
+        arrays = (values, _levels(tuple(sides), values.device), points_xy.contiguous(), weights.contiguous(), gradient.contiguous())
         found = (found_values, found_points, found_weights)
         with _on(values.device):
             _kernels().backward[(gradient.numel() // gradient.shape[3],)](
-                values, levels, *read, *found, *sizes, most, WITH_VALUES=to_values, **tile
+                *arrays, *found, *_sizes(values, points_xy, weights), WITH_VALUES=to_values, **_tile(values, weights, BACKWARD_TILE)
             )
-            tiles, span = _tiles(tuple(sides), most, values.device), BACKWARD.queries * BACKWARD.products
-            if len(tiles):
-                grid = (len(tiles), -(-gradient.shape[1] // span), gradient.shape[0] * gradient.shape[2])
-                tile |= {"num_warps": BACKWARD.product_warps, "QUERIES": BACKWARD.queries, "CELLS": CELLS}
-                del tile["POINTS"]
-                _kernels().add_to_cells[grid](levels, tiles, *read, found_values, *sizes, span, **tile)
     return found_values.to(values.dtype), found_points.to(points_xy.dtype), found_weights.to(weights.dtype)
 
 
@@ -137,26 +111,17 @@ def _levels(sides: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
-@cache
-def _tiles(sides: tuple[int, ...], most: int, device: torch.device) -> Tensor:
-    """Level and first cell of each tile of the levels that have at most so many cells."""
-    areas = [height * width for height, width in zip(sides[::2], sides[1::2], strict=True)]
-    tiles = [(level, first) for level, area in enumerate(areas) if area <= most for first in range(0, area, CELLS)]
-    return torch.tensor(tiles, dtype=torch.int32, device=device)
-
-
 def _sizes(values: Tensor, points_xy: Tensor, weights: Tensor) -> tuple[int, ...]:
     levels, points = weights.shape[3:]
     return *values.stride()[:3], weights.shape[1], values.shape[2], values.shape[3], levels, levels // points_xy.shape[3], points
 
 
-def _tile(values: Tensor, weights: Tensor, tile: int, warps: int) -> dict[str, Any]:
+def _tile(values: Tensor, weights: Tensor, size: int) -> dict[str, Any]:
     import triton.language as tl
 
     columns = _power_of_two(values.shape[3])
-    points = min(_power_of_two(weights.shape[4]), max(1, tile // columns))
-    numeric = tl.float64 if values.dtype == torch.float64 else tl.float32
-    return {"POINTS": points, "COLUMNS": columns, "SUM": numeric, "num_warps": warps}
+    points = min(_power_of_two(weights.shape[4]), max(1, size // columns))
+    return {"POINTS": points, "COLUMNS": columns, "SUM": tl.float64 if values.dtype == torch.float64 else tl.float32, "num_warps": 1}
 
 
 def _power_of_two(size: int) -> int:

@@ -95,16 +95,12 @@ def backward(
     count,
     share,
     per_level,
-    most,
     WITH_VALUES: tl.constexpr,
     POINTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """Adds to `to_values` (zeros before), fills `to_points` and `to_weights`; the three are float32 or float64.
-
-    Levels of at most `most` cells are left to `add_to_cells`.
-    """
+    """Adds to `to_values` (zeros before), fills `to_points` and `to_weights`; the three are float32 or float64."""
     program = tl.program_id(0).to(tl.int64)
     base = program // (heads * queries) * row_step + program % heads * head_step
     column = tl.arange(0, COLUMNS)
@@ -133,65 +129,9 @@ def backward(
                     to_weight += share_x * share_y * product
                     slope_x += weight * columns * share_y * (product if corner % 2 else -product)
                     slope_y += weight * rows * share_x * (product if corner // 2 else -product)
-                    if WITH_VALUES and rows * columns > most:
+                    if WITH_VALUES:
                         added = (weight * share_x * share_y)[:, None] * wanted[None, :]
                         tl.atomic_add(to_values + where, added, mask=mask & (weight != 0)[:, None], sem="relaxed")
                 tl.store(to_weights + own, to_weight, mask=known)
             tl.store(to_points + place, slope_x, mask=known)
             tl.store(to_points + place + 1, slope_y, mask=known)
-
-
-@_jit
-def add_to_cells(
-    levels,
-    tiles,
-    points,
-    weights,
-    gradient,
-    to_values,
-    row_step,
-    cell_step,
-    head_step,
-    queries,
-    heads,
-    width,
-    count,
-    share,
-    per_level,
-    span,
-    QUERIES: tl.constexpr,
-    CELLS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SUM: tl.constexpr,
-):
-    """Adds what `span` queries give to a tile of cells (`tiles`: its level, its first cell), as the product of their shares and gradients.
-
-    A cell's share of a point falls from 1 to 0 within one cell on either side, along x and along y. Most of the shares are 0; where a
-    level has few cells and there are many queries, that costs less than adding to the same cells again and again.
-    """
-    level, first = tl.load(tiles + 2 * tl.program_id(0)), tl.load(tiles + 2 * tl.program_id(0) + 1)
-    row, head = (tl.program_id(2) // heads).to(tl.int64), tl.program_id(2) % heads
-    rows, columns = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1)
-    cell, column = first + tl.arange(0, CELLS), tl.arange(0, COLUMNS)
-    cell_x, cell_y = (cell % columns).to(SUM), (cell // columns).to(SUM)
-    total = tl.zeros([CELLS, COLUMNS], SUM)
-    for step in range(0, span, QUERIES):
-        query = tl.program_id(1) * span + step + tl.arange(0, QUERIES)
-        known = query < queries
-        look = (row * queries + query) * heads + head
-        shares = tl.zeros([CELLS, QUERIES], SUM)
-        for point in range(per_level):
-            place = points + ((look * (count // share) + level // share) * per_level + point) * 2
-            x = tl.load(place, mask=known, other=0).to(SUM) * columns - 0.5
-            y = tl.load(place + 1, mask=known, other=0).to(SUM) * rows - 0.5
-            weight = tl.load(weights + (look * count + level) * per_level + point, mask=known, other=0).to(SUM)
-            near_x = tl.maximum(1 - tl.abs(x[None, :] - cell_x[:, None]), 0)
-            near_y = tl.maximum(1 - tl.abs(y[None, :] - cell_y[:, None]), 0)
-            shares += weight[None, :] * near_x * near_y
-        mask = known[:, None] & (column < width)[None, :]
-        wanted = tl.load(gradient + look[:, None] * width + column[None, :], mask=mask, other=0).to(SUM)
-        total += tl.dot(shares, wanted, input_precision="tf32x3")  # as exact as float32, on the units for products
-    start = tl.load(levels + 3 * level + 2).to(tl.int64)
-    where = to_values + row * row_step + head * head_step + (start + cell)[:, None] * cell_step + column[None, :]
-    mask = (cell < rows * columns)[:, None] & (column < width)[None, :]
-    tl.atomic_add(where, total, mask=mask, sem="relaxed")
