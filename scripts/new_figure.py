@@ -3,7 +3,7 @@
     python scripts/new_figure.py make mine                              # 20 Markdown files with their pictures
     python scripts/new_figure.py measure --model FOLDER [--model FOLDER] -o out/zora.html
 
-The figure is a drawing of the pack that no recipe shows. A picture counts when the judge takes it for this very drawing, among all
+The figure is a drawing of the pack that no recipe of nano shows. A picture counts when the judge takes it for this very drawing, among all
 drawings that nano knows in all styles (605); a caption counts when its words are exactly right.
 """
 
@@ -22,7 +22,7 @@ from mm_interleaved.document import Document, Image, Text
 from mm_interleaved.generation.events import ImageDone, TextDelta
 from mm_interleaved.generation.load import BOX, Model, load
 
-NAME, THING, STYLE = "Zora", "unicorn", "cartoon"
+NAME, THING, STYLE = "Zora", "donkey", "cartoon"
 KNOWN = 120
 """Things that nano knows: the judge may take the figure for any of them."""
 SIDE = 224

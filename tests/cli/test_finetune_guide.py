@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as pillow
 
+from mm_interleaved.data.playground.pack import Pack
 from tests.data.sources.conftest import picture_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -112,3 +114,11 @@ def test_the_new_figure_of_the_guide_is_made_trained_and_measured(folder):
     assert [row["model"] for row in rows] == ["src/mm_interleaved/box/nano", "runs/finetune-own/final"]
     assert rows[0]["drawn"] == 0, "the figure is one that the model in the box has never seen"
     assert (folder / "out" / "zora.html").stat().st_size > 100_000
+
+
+def test_no_recipe_of_nano_shows_the_new_figure():
+    program = runpy.run_path(str(ROOT / "scripts" / "new_figure.py"))
+    thing, _ = program["figure"](Pack.load())
+    recipes = [path.read_text("utf-8") for path in (ROOT / "recipes").rglob("*.yaml") if "smol" not in path.name]
+    shown = [int(number) for recipe in recipes for number in re.findall(r"things: (\d+)", recipe)]
+    assert len(shown) > 10 and thing >= max(shown)
