@@ -136,6 +136,8 @@ def test_a_missing_or_broken_model_is_named(mmi, model, prompt, tmp_path):
         (("--top-p", 2), ["top_p"]),
         (("--sampler", "dpm"), ["sampler", "dpm++"]),
         (("--dtype", "float8"), ["--dtype", "bfloat16"]),
+        (("--device", "cuda:9"), ["--device", "cuda:9", "try auto"]),
+        (("--device", "toaster"), ["--device", "toaster", "try auto"]),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_loaded(option, words, mmi, prompt, tmp_path):

@@ -60,7 +60,7 @@ def test_the_page_without_gradio_says_what_to_install(mmi, monkeypatch):
 
 def test_a_port_that_is_taken_is_named_before_the_model_is_loaded(mmi, model, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="the page needs Gradio")
-    monkeypatch.setattr(page_verb, "load_quietly", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(page_verb, "load_quietly", lambda *_: pytest.fail("the model was loaded"))
     with socket.socket() as taken:
         taken.bind((page_verb.HOST, 0))
         taken.listen()

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mm_interleaved.cli.console import Output
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 FORMATS = ("html", "json", "md")
 MARKS = ".mmi"
 """Folder below the output folder that keeps, for every finished document, what it was made from."""
+
+
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where the model computes: auto (a GPU if torch can use one), cpu, cuda:1, mps.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +64,46 @@ class FailedJob:
     error: Exception
 
 
-def load_quietly(path: Path | None, **computing: Any) -> Model:
-    """Loads the model without transformers' own bars and warnings among our lines.
+def load_quietly(path: Path | None, device: str = "cpu", **computing: Any) -> Model:
+    """Loads the model without transformers' own bars and warnings among our lines; on a CPU this process keeps the memory it frees.
 
     Args:
+        device: of `DeviceOption`.
         computing: of `load`: dtype, quantize, vae_tiling, adapter; only what differs from its defaults.
 
     Raises:
         CheckpointError: it is missing or cannot be read.
         BackendError: a package that this needs is missing.
+        ConfigError: torch cannot use this device.
     """
     from transformers.utils import logging
 
     from mm_interleaved.generation import load
+    from mm_interleaved.ops.freed_memory import keep_freed_memory
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load.load(path, **computing)
+    place = read_device(device)
+    if place == "cpu":
+        keep_freed_memory()
+    return load.load(path, device=place, **computing)
+
+
+def read_device(text: str) -> str:
+    """Reads `--device`.
+
+    Raises:
+        ConfigError: torch cannot use it.
+    """
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=text)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without it
+        raise ConfigError(f"--device: torch cannot use {text!r:.60} ({str(error).splitlines()[0]}); try auto, or cpu.") from error
+    return text
 
 
 def read_computing(dtype: str, *, quantize: str, vae_tiling: bool, adapter: Path | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mm_interleaved.cli.console import JsonOption, Output
-from mm_interleaved.cli.continuing import Job, continue_one, load_quietly, tell
+from mm_interleaved.cli.continuing import DeviceOption, Job, continue_one, load_quietly, tell
 from mm_interleaved.cli.page import bind, has_screen, serve
 from mm_interleaved.cli.prompts import EXAMPLES, SHOWN
 from mm_interleaved.document import Document
@@ -25,13 +25,14 @@ def demo(
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Then open 'mmi page', to write documents of your own, if there is a screen.")
     ] = True,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Continue a few example prompts with words and pictures, say where the pages lie, and open a page to write in."""
     output = Output(as_json=as_json)
     started = time.perf_counter()
     output.progress.print("loading the model …")
-    loaded = load_quietly(model)
+    loaded = load_quietly(model, device)
     results = []
     for name in SHOWN:
         document = Document.load(EXAMPLES / f"{name}.md")

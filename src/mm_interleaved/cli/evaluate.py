@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mm_interleaved.cli.console import JsonOption, Output
-from mm_interleaved.cli.continuing import load_quietly
+from mm_interleaved.cli.continuing import DeviceOption, load_quietly
 from mm_interleaved.errors import ConfigError
 
 QUICK = 20
@@ -33,6 +33,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test: combinations that training never shows; or train.")] = "test",
     languages: Annotated[str, typer.Option(help="en,zh: the same samples in both, compared; not of benchmarks.")] = "",
     ablation: Annotated[bool, typer.Option("--ablation/--no-ablation", help="Also without the synchronizers.")] = True,
+    device: DeviceOption = "cpu",
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the samples, one thread each.")] = 1,
     annotations: Annotated[Path | None, typer.Option(help="Benchmarks: the official annotation file.")] = None,
     other: Annotated[Path | None, typer.Option(help="Benchmarks: the second official file, where there is one.")] = None,
@@ -77,7 +78,7 @@ def evaluate(
     if processes > 1 and share == WHOLE:
         _make_apart(processes, output)
     torch.set_num_threads(1)  # sums in another order would change results with the number of threads
-    loaded = load_quietly(model)
+    loaded = load_quietly(model, device)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=output.progress, transient=True) as progress:
         bar = progress.add_task("measuring", total=None)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mm_interleaved.cli.console import USER_ERROR, JsonOption, Output
-from mm_interleaved.cli.continuing import FailedJob, Job, continue_many, load_quietly, read_computing, read_formats, tell
+from mm_interleaved.cli.continuing import DeviceOption, FailedJob, Job, continue_many, load_quietly, read_computing, read_formats, tell
 from mm_interleaved.cli.prompts import Prompt, find_prompts
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 
@@ -30,6 +30,7 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Sample among this many likeliest tokens; 0 is no limit.")] = 0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already written become less likely.")] = 1.0,
     force_image: Annotated[bool, typer.Option("--force-image", help="Begin with a picture at once.")] = False,
+    device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option(help="In what the model computes: float32 or bfloat16.")] = "float32",
     quantize: Annotated[str, typer.Option(help="Hold the language model's layers in int8 or int4 (needs bitsandbytes).")] = "",
     vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode large pictures in tiles: less memory, faint seams.")] = False,
@@ -51,7 +52,7 @@ def generate(
     Options.read(options)
     computing = read_computing(dtype, quantize=quantize, vae_tiling=vae_tiling, adapter=adapter)
     found = find_prompts(prompts)
-    loaded = load_quietly(model, **computing)
+    loaded = load_quietly(model, device, **computing)
     results, failed, open_names = [], list[dict[str, str]](), {prompt.name: prompt for prompt in reversed(found)}
     order = {prompt.name: number for number, prompt in enumerate(found)}
     jobs = _jobs(found, out, formats, options)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mm_interleaved.cli.console import JsonOption, Output
-from mm_interleaved.cli.continuing import load_quietly
+from mm_interleaved.cli.continuing import DeviceOption, load_quietly
 from mm_interleaved.cli.prompts import EXAMPLES, SHOWN
 from mm_interleaved.errors import ConfigError
 
@@ -32,6 +32,7 @@ def page(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 7860,
     language: Annotated[str, typer.Option(help="Language of the page at first: en or zh.")] = "en",
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Show it in a browser, if there is a screen.")] = True,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Write, paste pictures, see the model go on, change and save, in the browser. Ctrl-C ends it; documents are kept."""
@@ -42,7 +43,7 @@ def page(
         raise ConfigError("the page needs Gradio, which is not installed; install it: pip install 'mm-interleaved[page]'.")
     taken = bind(port)
     output.progress.print("loading the model …")
-    serve(load_quietly(model), out, taken, language="zh" if language == "zh" else "en", open_page=open_page, output=output)
+    serve(load_quietly(model, device), out, taken, language="zh" if language == "zh" else "en", open_page=open_page, output=output)
 
 
 def serve(model: Model, out: Path, taken: socket.socket, *, language: Language, open_page: bool, output: Output) -> None:

@@ -27,6 +27,7 @@ from mm_interleaved.checkpoint.native import read_config
 from mm_interleaved.data.sources import Skips
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.ops.freed_memory import keep_freed_memory
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.assembly import FINAL, join_heads, make_corpus, make_mixture, make_model, picture_side, run_processor
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
@@ -115,6 +116,8 @@ class _Run:
         if not self.ranks.main:
             self.emit = lambda event: None
         self.device = self.accelerator.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.engine = make_engine(recipe, self.accelerator, self.ranks)
         if recipe.data.sources and recipe.data.lanes % self.ranks.count:
             raise ConfigError(f"data.lanes {recipe.data.lanes} is no multiple of the {self.ranks.count} processes; choose one that is.")
