@@ -22,6 +22,7 @@ from mm_interleaved.generation.engine import Continuation
 from mm_interleaved.generation.events import Failed, Finished
 from mm_interleaved.generation.load import Model
 from mm_interleaved.generation.scheduler import Scheduler
+from mm_interleaved.ops.freed_memory import keep_freed_memory
 
 MARGIN = 1e-3
 """Texts may part where the two likeliest tokens are nearer than this: batched and single rows differ by rounding."""
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["texts", "documents"], help="one part")
     quick = (arguments := parser.parse_args()).quick
     report(machine())
+    keep_freed_memory()
     model = mid_model()
     if arguments.only in (None, "texts"):
         texts(model, 8, 3 if quick else 60, "eight_texts")

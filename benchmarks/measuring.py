@@ -3,6 +3,9 @@
 A ratio is only worth something if both sides saw the same machine: the paths run alternately, the first pair warms up and is not
 counted, and `ratio` > 1 says how many times faster `path` is than `against`. Where the work of `path` is known, its share of what
 the machine was measured to copy and to multiply in the same process stands beside it.
+
+On a CPU the process keeps the memory that it frees, as `mmi` does (`ops/freed_memory.py`), for both sides; where the other side stands for
+the released program, it is given back as that program would, and the row says so (`against_keeps_memory`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from functools import cache
 from typing import Any
 
 import torch
+
+from mm_interleaved.ops.freed_memory import keep_freed_memory
 
 COPY_BYTES = 2**28
 """Size of the array that is copied to measure the bandwidth; far beyond any cache."""
@@ -32,6 +37,7 @@ def compare(
     *,
     repeats: int = 5,
     at_most: float = 60.0,
+    against_keeps_memory: bool = True,
     flops: float | None = None,
     bytes_moved: float | None = None,
     dtype: torch.dtype = torch.float32,
@@ -44,20 +50,28 @@ def compare(
         case: fixed name; tests and docs/results.md refer to it.
         repeats: pairs that are counted, after one that warms up.
         at_most: seconds after which no further pair is begun; one counted pair is always there.
+        against_keeps_memory: whether memory freed by `against` is kept for its next tensors.
         flops: floating-point operations that `path` cannot do without, a multiplication and an addition being two.
         bytes_moved: bytes that `path` must read and write at least once.
         dtype: in which the machine's matrix rate is measured.
         sizes: anything else that belongs into the line.
     """
     began = time.perf_counter()
-    first = (_seconds(run, device), _seconds(run_against, device))
-    pairs = []
+
+    def pair() -> tuple[float, float]:
+        keep_freed_memory()
+        taken = _seconds(run, device)
+        keep_freed_memory(against_keeps_memory)
+        return taken, _seconds(run_against, device)
+
+    first, pairs = pair(), []
     while len(pairs) < repeats and (not pairs or time.perf_counter() - began < at_most):
-        pairs.append((_seconds(run, device), _seconds(run_against, device)))
+        pairs.append(pair())
     seconds, against_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
     row = {"case": case, "path": path, "against": against, "seconds": seconds, "against_seconds": against_seconds}
     row |= {"ratio": against_seconds / seconds, "repeats": len(pairs), "first_seconds": first[0], "first_against_seconds": first[1]}
-    row |= {"threads": torch.get_num_threads(), "device": device, "dtype": str(dtype).removeprefix("torch."), **sizes}
+    row |= {"threads": torch.get_num_threads(), "device": device, "dtype": str(dtype).removeprefix("torch.")}
+    row |= {"against_keeps_memory": against_keeps_memory, **sizes}
     if flops is not None:
         row |= {"flops": flops, "matrix_fraction": flops / seconds / matrix_rate(dtype, device)}
     if bytes_moved is not None:

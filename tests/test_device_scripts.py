@@ -10,6 +10,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "gpu"
 RUNS = {
     "decoding": ["check_decoding.py", "--size", "tiny"],
+    "decoding_float32": ["check_decoding.py", "--size", "tiny", "--dtype", "float32"],
     "decoding_grouped": ["check_decoding.py", "--size", "tiny", "--grouped"],
     "model": ["check_model.py"],
 }

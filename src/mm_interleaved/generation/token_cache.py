@@ -182,22 +182,17 @@ class RowCache(Cache):
         self.position: Int[Tensor, "R 1"] = torch.zeros(rows, 1, dtype=torch.long, device=device)
         """Where the token of this call stands in each row."""
         self.row: Int[Tensor, "R 1"] = torch.arange(rows, device=device)[:, None]
-        self._layers = [RowLayer(self) for _ in range(layers)]
-        super().__init__(layers=list(self._layers))
-
-    @property
-    def by_layer(self) -> list[RowLayer]:
-        """The layers."""
-        return self._layers
+        self.by_layer = [RowLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.by_layer))
 
     @property
     def nbytes(self) -> int:
         """Memory of all layers, in bytes."""
-        return sum(part.nbytes for layer in self._layers for part in layer.parts)
+        return sum(part.nbytes for layer in self.by_layer for part in layer.parts)
 
     def put(self, row: int, tokens: GrowingCache) -> None:
         """Copies a document into a row."""
-        for mine, theirs in zip(self._layers, tokens.growing, strict=True):
+        for mine, theirs in zip(self.by_layer, tokens.growing, strict=True):
             if not mine.is_initialized:
                 mine.lazy_initialization(*theirs.parts)
             for part, read in zip(mine.parts, theirs.parts, strict=True):
@@ -205,20 +200,20 @@ class RowCache(Cache):
 
     def take(self, row: int, tokens: GrowingCache, first: int, last: int) -> None:
         """Copies the tokens from `first` up to `last` of a row behind those that a document has already."""
-        for mine, theirs in zip(self._layers, tokens.growing, strict=True):
+        for mine, theirs in zip(self.by_layer, tokens.growing, strict=True):
             keys, values = (part[row : row + 1, :, first:last] for part in mine.parts)
             theirs.update(keys, values)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies a row's first `length` tokens to another row."""
-        for layer in self._layers:
+        for layer in self.by_layer:
             for part in layer.parts:
                 part[target, :, :length] = part[source, :, :length]
 
     def grow(self, places: int) -> None:
         """Makes more places."""
         self.places = self.reach = places
-        for layer in self._layers:
+        for layer in self.by_layer:
             if layer.is_initialized:
                 layer.resize(self.rows, places, like=layer.parts[0])
 
