@@ -5,10 +5,12 @@ same noise, and compares each with the plain sampler at `--baseline` steps by
 
 `judge`      share of pictures in which the judge sees the thing and the style that were asked for, against the same of the baseline;
              paired bootstrap, 95 %
-`distance`   root mean squared error to the picture of many steps (`--exact`), which is what the steps approximate, in grey levels
+`distance`   root mean squared error to the picture of many steps (`--exact`) of a solver, which is what all steps approximate, in grey
+             levels; plain steps come there slowly: 200 of them are still 0.8 away
 
-A step count has equal quality if its distance is at most the baseline's and the judge does not see significantly less. One JSON object
-per sampler and step count, then one that names the least steps of equal quality. The model is the one in the box, or `--model FOLDER`.
+A step count is `equal_to_judge` if the lower end of the interval of the difference lies above −5 points, and has equal quality if its
+distance is at most the baseline's besides. One JSON object per sampler and step count, then one that names the least steps of both kinds.
+The model is the one in the box, or `--model FOLDER`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from mm_interleaved.generation.events import Failed, ImageDone
 from mm_interleaved.generation.load import BOX, Model, load
 
 GUIDANCE = 2.0
-COUNTS = {"plain": (4, 6, 8, 12, 16, 20, 30), "dpm++": (3, 4, 6, 8, 10, 12, 16, 20), "unipc": (3, 4, 6, 8, 10, 12, 16, 20)}
+MARGIN = 0.05
+"""Share of pictures by which the judge may see less in the worst case of the interval."""
+COUNTS = {"plain": (4, 6, 8, 12, 16, 20, 30), "dpm++": (4, 6, 8, 10, 12, 14, 16), "unipc": (4, 6, 8, 10, 12, 13, 14, 16)}
 
 
 def paint(model: Model, prompts: list[Document], sampler: str, steps: int) -> list[Pixels]:
@@ -53,11 +57,11 @@ def distances(made: list[Pixels], exact: list[Pixels]) -> np.ndarray:
     return np.array([np.sqrt(np.square(one.astype(float) - other.astype(float)).mean()) for one, other in pairs])
 
 
-def below(difference: np.ndarray, draws: int = 2000) -> bool:
-    """Whether the mean of paired differences is significantly below 0."""
+def interval(difference: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """Of the mean of paired differences, by bootstrap, 95 %."""
     random = np.random.default_rng(0)
     means = difference[random.integers(0, len(difference), (draws, len(difference)))].mean(axis=1)
-    return bool(np.quantile(means, 0.975) < 0)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def main() -> None:
@@ -84,23 +88,28 @@ def main() -> None:
             [np.mean([a == b for a, b in zip(judge.best(one), two, strict=True)]) for one, two in zip(made, wanted, strict=True)]
         )
 
-    solver = "dpm++" if model.network.image_decoder.schedule.config.kind == "ddpm" else "plain"
+    solver = "dpm++" if model.network.image_decoder.schedule.config.kind == "ddpm" else "unipc"
     exact = paint(model, prompts, solver, exact_steps)
     base = paint(model, prompts, "plain", arguments.baseline)
     base_distance, base_right = distances(base, exact), right(base)
-    least: dict[str, int] = {}
+    least: dict[str, dict[str, int]] = {"equal": {}, "equal_to_judge": {}}
     for sampler, steps in [
         (name, steps) for name, all_steps in COUNTS.items() for steps in (all_steps[:2] if arguments.quick else all_steps)
     ]:
         made = paint(model, prompts, sampler, steps)
         distance, seen = distances(made, exact), right(made)
-        equal = bool(distance.mean() <= base_distance.mean()) and not below(seen - base_right)
-        if equal:
-            least.setdefault(sampler, steps)
+        low, high = interval(seen - base_right)
+        near = bool(distance.mean() <= base_distance.mean())
+        found = {"equal": near and low > -MARGIN, "equal_to_judge": low > -MARGIN}
+        for kind, equal in found.items():
+            if equal:
+                least[kind].setdefault(sampler, steps)
         row = {"case": "picture_quality", "path": sampler, "steps": steps, "against": "plain", "against_steps": arguments.baseline}
         row |= {"distance": float(distance.mean()), "against_distance": float(base_distance.mean()), "judge": float(seen.mean())}
-        report({**row, "against_judge": float(base_right.mean()), "equal": equal, "prompts": count, "exact_steps": exact_steps})
-    report({"case": "least_steps_of_equal_quality", "against_steps": arguments.baseline, **least, "threads": torch.get_num_threads()})
+        row |= {"against_judge": float(base_right.mean()), "low": low, "high": high, **found}
+        report({**row, "prompts": count, "exact_steps": exact_steps})
+    row = {"case": "least_steps_of_equal_quality", "against_steps": arguments.baseline, **least}
+    report({**row, "threads": torch.get_num_threads()})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 diffusers' multistep solvers of second order; they draw no random number after the first.
 
 Source: DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867), both from diffusers. Deviations: a flow is given its exact times,
-where diffusers rounds them to whole thousandths.
+where diffusers rounds them to whole thousandths; its steps are closer together where the noise is strong (`FLOW_SHIFT`).
 Axes: C latent channels · h w latent grid (docs/glossary.md).
 """
 
@@ -19,6 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mm_interleaved.model.noise_schedule import Instant, NoiseSchedule
+
+FLOW_SHIFT = 2.0
+"""How much of a flow's steps lies where the noise is strong: time t becomes 2 t / (1 + t). With 12 steps of `unipc` pictures of nano came
+to 2.2 grey levels of those with 100 steps, evenly spaced to 2.8, with a shift of 3 to 2.4 (30 plain steps: 2.1)."""
 
 _SOLVERS = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 
@@ -77,6 +81,7 @@ class _Solver:
             beta_schedule="scaled_linear",
             prediction_type="flow_prediction" if flow else "epsilon",
             use_flow_sigmas=flow,
+            flow_shift=FLOW_SHIFT if flow else 1.0,
             solver_order=2,
         )
         self._scheduler.set_timesteps(steps, device=device)

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# What the synchronizers bring, on a GPU: three models learn to read from the same eyes and samples, with them, without them at as many
+# steps, and without them with four times the tokens a picture in as much time. scripts/gpu/train_ablation.sh pack | lighten | three | await |
+# measure (lent.sh says what the others do); some 10 minutes. Then docs/results.md.
+RECIPES=(recipes/ablation/mmfs-with.yaml recipes/ablation/mmfs-without.yaml recipes/ablation/mmfs-without-64.yaml)
+RESULT=runs/mmfs-without-64
+SHIPPED=final
+READ=caption,question,handwriting,robot,screens,referring
+
+before() { # the eyes of the model in the box
+  mkdir -p runs/eyes && ln --symbolic --no-dereference --force "$PWD/src/mm_interleaved/box/nano" runs/eyes/final
+}
+
+three() { launch turns; }
+
+turns() { # the third is fitted to the time that the first took
+  local began=$SECONDS took
+  mkdir -p $THERE && rm -f $THERE/over
+  echo $(($(date +%s) + 600)) >$THERE/deadline
+  (one_recipe "${RECIPES[0]}")
+  took=$((SECONDS - began))
+  (one_recipe "${RECIPES[1]}")
+  echo $(($(date +%s) + took)) >$THERE/deadline
+  echo "${RECIPES[0]} took $took seconds"
+  RECIPES=("${RECIPES[2]}")
+  hurry
+}
+
+measure() { # all three beside each other, on the CPU's cores
+  local name
+  for name in mmfs-with mmfs-without mmfs-without-64; do
+    mmi evaluate --suite demonstrations --tasks $READ --model runs/$name/final --n "${SAMPLES:-200}" --processes "${PROCESSES:-4}" \
+      --no-ablation -o "$OUT/$name" >"$OUT/$name.log" 2>&1 &
+  done
+  wait
+  tail --lines 12 "$OUT"/mmfs-*.log
+}
+CHANGES=()
+source "$(dirname "${BASH_SOURCE[0]}")/lent.sh"
