@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as pillow
 
+from mm_interleaved.checkpoint.memory_plan import TRAINED
 from mm_interleaved.data.doctor import read_through
 from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.sources import Skips
@@ -24,7 +26,7 @@ from mm_interleaved.model.conditioned_unet import ConditionedUNet
 from mm_interleaved.testing import tiny_model, tiny_processor
 from mm_interleaved.training.loop import train
 from mm_interleaved.training.recipe import SourceRecipe, read_recipe
-from tests.data.sources.conftest import picture_bytes
+from tests.data.sources.conftest import picture_bytes, tarred, zipped
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = 2048
@@ -188,3 +190,55 @@ def test_a_fine_tuning_recipe_trains_on_its_official_files_alone(name, model, tm
         read = make_source(source.kind, source.values())
         words, blank = ([example.document.texts for example in read_through(one, Skips())] for one in (read, read.with_blank_pictures()))
         assert words == blank != []
+
+
+def pairs(file: Path) -> None:
+    members = [
+        (f"{number}.{end}", content) for number in range(8) for end, content in (("jpg", picture_bytes(1, "JPEG")), ("txt", b"A cat."))
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tarred(file, *members)
+
+
+def pages(file: Path, images: Path) -> None:
+    info = [{"image_name": "1.jpg", "matched_text_index": place, "matched_sim": 0.3} for place in range(2)]
+    page = {"text_list": ["One.", "Two."], "image_info": info, "similarity_matrix": [[0.3] * 2] * 2}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    zipped(file, *[page] * 8)
+    painted(images / "1.jpg")
+
+
+def test_the_pre_training_recipe_trains_what_was_published_on_captions_and_pages(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = [
+        f"model={model}",
+        "data.lanes=1",
+        "data.row_tokens=200",
+        "training.steps=3",
+        "training.batch_size=4",
+        "training.warmup_steps=1",
+    ]
+    changes += ["training.engine=average", "training.mixed_precision=float32"]
+    recipe = read_recipe(ROOT / "recipes" / "pretrain-13b.yaml", changes)
+    assert recipe.trainable == TRAINED
+    sources = [source.model_copy(update={"files": (first_shard(source.files[0]),)}) for source in recipe.data.sources]
+    for source in sources:
+        if source.kind == "mmc4":
+            pages(Path(source.files[0]), Path(source.images))
+        else:
+            pairs(Path(source.files[0]))
+    # A tiny model's control tokens have no head of their own.
+    trainable = tuple(pattern for pattern in TRAINED if not pattern.startswith("text_head"))
+    data = recipe.data.model_copy(update={"sources": tuple(sources)})
+    finished = train(recipe.model_copy(update={"data": data, "trainable": trainable}))
+    assert finished.completed
+    assert not any(finished.skipped.values()), finished.skipped
+    with (Path(recipe.output) / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    assert all(float(row["text_loss"]) > 0 and float(row["image_loss"]) > 0 and float(row["gradient_norm"]) > 0 for row in rows)
+
+
+def first_shard(pattern: str) -> str:
+    """`{00000..00127}` → `00000`."""
+    return re.sub(r"\{(\d+)\.\.\d+\}", r"\1", pattern)
