@@ -7,6 +7,10 @@ later number. The tokenizer is a small one; the vocabulary keeps its 32,002 entr
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -23,118 +27,19 @@ WORDS = "a picture of a camel that looks for an apple and finds a tree, a house,
 CONTROL = {"begin_image_token_id": 3, "image_token_id": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 IMAGE_SIDE = 256
 
-_BLOCKS = {
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}
-_SIZES = {
-    "overrides": {
-        "adapter_conv_inplane": 64,
-        "adapter_points": 4,
-        "clip_image_size": 224,
-        "llama_mmfs_heads": 16,
-        "llama_mmfs_points": 8,
-        "llama_mmfs_base_spatial_shape": 16,
-        "llama_mmfs_max_images": 50,
-        "sd_mmfs_attn_dim": 256,
-        "sd_mmfs_heads": 16,
-        "sd_mmfs_points": 8,
-        "sd_mmfs_max_images": 10,
-    },
-    "model": {
-        "llm_model_path": {
-            "hidden_size": 512,
-            "intermediate_size": 1376,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-            "vocab_size": 32000,
-            "max_position_embeddings": 2048,
-            "rms_norm_eps": 1e-6,
-            "pad_token_id": 0,
-            "tie_word_embeddings": False,
-        },
-        "txt_vocab_size": 32002,
-        "num_img_token": 64,
-        "image_embed_dim": 256,
-        "cross_attention_frequency": 4,
-        "spatial_shapes": [32, 16, 8],
-        "visual_tokenizer_config": {
-            "encoder_model_path": {
-                "hidden_size": 256,
-                "intermediate_size": 1024,
-                "num_hidden_layers": 12,
-                "num_attention_heads": 4,
-                "image_size": 224,
-                "patch_size": 14,
-                "hidden_act": "quick_gelu",
-            },
-            "perceiver_config": {
-                "num_queries": 64,
-                "hidden_size": 256,
-                "encoder_hidden_size": 256,
-                "intermediate_size": 1024,
-                "cross_attention_frequency": 2,
-                "num_hidden_layers": 6,
-                "num_attention_heads": 4,
-                "qk_normalization": True,
-                "hidden_dropout_prob": 0.0,
-                "attention_probs_dropout_prob": 0.0,
-            },
-        },
-        "image_decoder_config": {
-            "pretrained_model_name_or_path": {
-                "scheduler": {"beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "steps_offset": 1},
-                "vae": {
-                    "down_block_types": ["DownEncoderBlock2D"] * 4,
-                    "up_block_types": ["UpDecoderBlock2D"] * 4,
-                    "block_out_channels": [32, 64, 128, 128],
-                    "layers_per_block": 2,
-                    "latent_channels": 4,
-                    "norm_num_groups": 32,
-                    "sample_size": IMAGE_SIDE,
-                    "scaling_factor": 0.18215,
-                },
-                "unet": {
-                    "sample_size": 32,
-                    "in_channels": 4,
-                    "out_channels": 4,
-                    "block_out_channels": [64, 128, 256, 256],
-                    "layers_per_block": 2,
-                    "cross_attention_dim": 256,
-                    "attention_head_dim": [2, 4, 8, 8],
-                    "use_linear_projection": True,
-                    "norm_num_groups": 32,
-                    **_BLOCKS,
-                },
-            },
-            "seq_len": 77,
-            "embed_dim": 256,
-            "image_size": IMAGE_SIDE,
-            "perceiver_config": {
-                "num_queries": 77,
-                "hidden_size": 256,
-                "encoder_hidden_size": 512,
-                "intermediate_size": 1024,
-                "cross_attention_frequency": 1,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 8,
-                "hidden_dropout_prob": 0.0,
-                "attention_probs_dropout_prob": 0.0,
-            },
-        },
-    },
-}
+SIZES = Path(__file__).with_name("mid_size.json")
+"""The constructor arguments that the release's own code was measured with."""
 
 
-def mid_model(*, published: bool = True, dtype: torch.dtype = torch.float32) -> Model:
-    """The model with its processor.
+def mid_network(*, published: bool = True, control: Mapping[str, int] | None = None) -> MMInterleavedForConditionalGeneration:
+    """The network alone, as `mmi train` holds it.
 
     Args:
         published: the behaviour of the release (a picture is painted from the one before); else of new training (from all).
-        dtype: in which it computes; the autoencoder stays float32.
+        control: ids of the control tokens; None keeps those of the release.
     """
-    config = config_from_published(_SIZES)
-    for name, token in CONTROL.items():
+    config = config_from_published(json.loads(SIZES.read_text(encoding="utf-8")))
+    for name, token in (control or {}).items():
         setattr(config, name, token)
     if not published:
         config.behaviour = {name: getattr(Behaviour(), name) for name in config.behaviour}
@@ -145,13 +50,24 @@ def mid_model(*, published: bool = True, dtype: torch.dtype = torch.float32) -> 
             for name, parameter in network.named_parameters():
                 if bool((parameter == 0).all()) and not name.startswith("image_decoder.vae"):
                     parameter.normal_(std=0.05)
+    return network
+
+
+def mid_model(*, published: bool = True, dtype: torch.dtype = torch.float32) -> Model:
+    """The model with its processor, in the forms that are faster without gradients.
+
+    Args:
+        published: the behaviour of the release (a picture is painted from the one before); else of new training (from all).
+        dtype: in which it computes; the autoencoder stays float32.
+    """
+    network = mid_network(published=published, control=CONTROL)
     network.to(dtype).image_decoder.vae.float()
     choose_fast_forms(network)
     processor = MMInterleavedProcessor(
         train_tokenizer([WORDS], 280),
-        image_side=config.image_side,
+        image_side=network.config.image_side,
         target_side=IMAGE_SIDE,
-        image_tokens=config.image_tokens,
+        image_tokens=network.config.image_tokens,
         context_limit=2048,
         known_words=[],
     )

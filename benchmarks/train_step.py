@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from measuring import compare, machine, report
-from mid_size import mid_model
+from mid import mid_network
 from published import as_published
 
 from mm_interleaved.batch import IGNORED_TARGET, Batch, NoiseDraw
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted steps of each path")
     chosen = parser.parse_args()
     report(machine())
-    model = mid_model().train()
+    model = mid_network().train()
     batch, draw = sample(model.config, chosen.tokens, chosen.images)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # A learning rate of 0: both paths do all the work of a step and keep the same weights.
