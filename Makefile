@@ -22,7 +22,7 @@ demo: env
 	$(VENV)/bin/mmi demo
 
 test: env
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu" --durations=15
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --durations=15
 
 test-slow: env
 	$(VENV)/bin/python -m pytest -m "slow and not gpu" --durations=15
