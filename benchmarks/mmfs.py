@@ -99,6 +99,7 @@ def measure(
                 "published_form",
                 run(published),
                 repeats=repeats,
+                against_keeps_memory=False,
                 **amount,
                 **sizes,
                 largest_difference=difference,
