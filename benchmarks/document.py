@@ -6,6 +6,7 @@
 `four_pictures_memory_kept`     the same where the loop keeps its memory too
 `four_pictures_equal_quality`   the same document in bfloat16 with the sampler and step count of `--sampler` and `--steps`, whose equal
                                 quality `picture_quality.py` shows
+`four_pictures_equal_to_judge`  the same with the fewest steps (`--judged-steps`) in which the judge of `picture_quality.py` sees as much
 `picture_8_against_1`           what the eighth picture of a document costs against the first, under both behaviours
 `token_at_N_images`             what a token costs with so many pictures in the cache against one; and against one with words instead
                                 of the other pictures' tokens, so that the text before it is as long
@@ -64,7 +65,7 @@ def decibels(one: Pixels, other: Pixels) -> float:
     return 99.0 if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
-def four_pictures(words: int, steps: int, quick_steps: int, sampler: str) -> None:
+def four_pictures(words: int, steps: int, fewer: dict[str, int], sampler: str) -> None:
     model = mid_model()
     sizes = {"tokens": words, "steps": steps, "pictures": 4, "guidance": GUIDANCE, "repeats": 1, "threads": torch.get_num_threads()}
     for warm in (recomputed, ours):
@@ -91,9 +92,10 @@ def four_pictures(words: int, steps: int, quick_steps: int, sampler: str) -> Non
     model.network.to(torch.bfloat16).image_decoder.vae.float()
     choose_fast_forms(model.network)
     ours(model, words=2, pictures=1, steps=2, sampler=sampler)
-    seconds, _ = timed(lambda: ours(model, words=words, pictures=4, steps=quick_steps, sampler=sampler))
-    better = {"sampler": sampler, "path_steps": quick_steps, "dtype": "bfloat16"}
-    report({"case": "four_pictures_equal_quality", "path": "ours", "seconds": seconds, "ratio": against_seconds / seconds, **row, **better})
+    for case, path_steps in fewer.items():
+        seconds, _ = timed(lambda path_steps=path_steps: ours(model, words=words, pictures=4, steps=path_steps, sampler=sampler))
+        better = {"sampler": sampler, "path_steps": path_steps, "dtype": "bfloat16"}
+        report({"case": case, "path": "ours", "seconds": seconds, "ratio": against_seconds / seconds, **row, **better})
 
 
 def later_pictures(published: bool, words: int, steps: int) -> None:
@@ -160,13 +162,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a fraction of the length")
     parser.add_argument("--sampler", default="unipc", help="of the equal-quality case")
-    parser.add_argument("--steps", type=int, default=12, help="of the equal-quality case")
+    parser.add_argument("--steps", type=int, default=13, help="of the equal-quality case")
+    parser.add_argument("--judged-steps", type=int, default=6, help="of the case that is equal to the judge")
     parser.add_argument("--only", choices=["four", "later", "token"], help="one part")
     arguments = parser.parse_args()
     report(machine())
     keep_freed_memory()
     if arguments.only in (None, "four"):
-        four_pictures(*((60, 30, arguments.steps) if not arguments.quick else (3, 2, 1)), arguments.sampler)
+        fewer = {"four_pictures_equal_quality": arguments.steps, "four_pictures_equal_to_judge": arguments.judged_steps}
+        words, steps = (60, 30) if not arguments.quick else (3, 2)
+        four_pictures(words, steps, fewer if not arguments.quick else dict.fromkeys(fewer, 1), arguments.sampler)
     if arguments.only in (None, "later"):
         for published in (True, False):
             later_pictures(published, 8, 6 if not arguments.quick else 1)
