@@ -136,8 +136,8 @@ class Tab:
         return self.page.locator(css).evaluate_all("(pictures) => pictures.map((picture) => picture.getAttribute('src'))")
 
     def version(self):
-        """Which version of its document the page shows."""
-        return int(self.page.locator("#sheet").get_attribute("data-version"))
+        """Which version of its document the page shows; -1 before it shows any."""
+        return int(self.page.locator("#sheet").get_attribute("data-version") or -1)
 
     def composed(self, words):
         """Waits until the composer holds these words: what was refused returns to it a moment after the message is shown."""
