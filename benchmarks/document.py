@@ -6,7 +6,7 @@
 `four_pictures_memory_kept`     the same where the loop keeps its memory too
 `four_pictures_equal_quality`   the same document in bfloat16 with the sampler and step count of `--sampler` and `--steps`, whose equal
                                 quality `picture_quality.py` shows
-`four_pictures_equal_to_judge`  the same with the fewest steps (`--judged-steps`) in which the judge of `picture_quality.py` sees as much
+`four_pictures_equal_to_judge`  the same with so few steps (`--judged-steps`) that the judge of `picture_quality.py` alone sees no less
 `picture_8_against_1`           what the eighth picture of a document costs against the first, under both behaviours
 `token_at_N_images`             what a token costs with so many pictures in the cache against one; and against one with words instead
                                 of the other pictures' tokens, so that the text before it is as long
