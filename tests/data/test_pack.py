@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mm_interleaved.data.playground import build
+from mm_interleaved.data.playground import build, build_wide
 from mm_interleaved.data.playground.pack import DEFAULT_FOLDER, PACK_VERSION, Pack
-from mm_interleaved.errors import DataError
+from mm_interleaved.errors import ConfigError, DataError
 
 PACKAGES = Path(os.environ.get("MMI_PLAYGROUND_PACKAGES", "/nonexistent"))
 
@@ -120,3 +120,44 @@ def test_interrupted_build_leaves_the_older_pack(tmp_path: Path, monkeypatch: py
         build.build_pack(PACKAGES, folder)
     assert (folder / "manifest.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+class Names(build.Package):
+    """Stands for the package of names: characters with a name, and their keywords."""
+
+    def __init__(self, **named: list[str]) -> None:
+        self._entries = {character: {"tts": [name], "default": keywords} for character, (name, *keywords) in named.items()}
+
+    def json(self, _: str) -> dict:
+        return {"annotations": {"annotations": self._entries}}
+
+
+def test_the_wide_pack_adds_what_is_no_person_has_no_letters_and_shares_no_word_with_ours() -> None:
+    names = Names(
+        **{
+            "\N{ABACUS}": ["abacus", "calculation"],
+            "\N{DOG}": ["dog", "animal"],  # ours is the dog's face
+            "\N{PRINCESS}": ["princess", "crown"],
+            "\N{FLEXED BICEPS}": ["flexed biceps", "arm"],
+            "\N{SQUARED NEW}": ["NEW button", "sign"],
+            "\N{OX}": ["ox", "bull"],
+            "fi": ["flag: Finland"],
+        }
+    )
+    others = list(build_wide._others(build.read_things(), names))
+    assert [(thing.id, thing.article_en, thing.code_point) for thing in others] == [("abacus", "an", "1f9ee"), ("ox", "an", "1f402")]
+
+
+def test_the_wide_pack_never_replaces_the_one_in_the_box(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--output"):
+        build_wide.build_wide_pack(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PACKAGES.is_dir(), reason="set MMI_PLAYGROUND_PACKAGES to a folder with the npm packages of build.SOURCES")
+def test_the_wide_pack_begins_with_our_things_and_more_than_doubles_them(tmp_path: Path) -> None:
+    wide = Pack.load(build_wide.build_wide_pack(PACKAGES, tmp_path / "wide"))
+    ours = build.read_things()
+    assert wide.things[: len(ours)] == ours and len(wide.things) > 3 * len(ours)
+    assert (wide.drawing(0, 0) == Pack.load().drawing(0, 0)).all()
+    assert all(wide.drawing(len(wide.things) - 1, style).any() for style in range(len(wide.styles)))

@@ -29,7 +29,7 @@ app = typer.Typer(
 def build(
     packages: Annotated[Path, typer.Argument(help="Folder with the npm packages of the parts (`npm pack`, or node_modules).")],
     out: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to build in; by default that inside the package.")] = None,
-    part: Annotated[list[str] | None, typer.Option(help="drawings (the default), fonts, logos, robot; may be repeated.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="drawings (the default), wide, fonts, logos, robot; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build parts of the corpus from their packages; what was built before stays until the new one is complete."""

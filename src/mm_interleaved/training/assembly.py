@@ -76,7 +76,7 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
             "use objective: documents."
         )
     return Corpus(
-        World(Pack.load(), config),
+        World(Pack.load(recipe.data.pack), config),
         recipe.data.tasks,
         seed=recipe.training.seed,
         side=side,

@@ -117,6 +117,8 @@ class DataRecipe(_Section):
 
     world: dict[str, Any] = {}
     """Fields of `WorldConfig`: which things, styles, grounds, sizes, languages."""
+    pack: Path | None = None
+    """Folder of another pack of drawings (`mmi data build --part wide`); None is the one in the box."""
     tasks: dict[str, float] = {}
     """Weight of each task of the playground."""
     sources: tuple[SourceRecipe, ...] = ()

@@ -32,6 +32,8 @@ COLOUR_QUALITY = 82
 """WebP quality of the colours; alpha is exact."""
 THINGS_TABLE = Path(__file__).parent / "things.tsv"
 
+Painter = Callable[[Thing], Image.Image]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
@@ -79,21 +81,43 @@ def build_pack(packages: Path, destination: Path | None = None) -> Path:
         DataError: a package is missing, of an untested version, or lacks a drawing or a name.
         StorageError: the pack cannot be written.
     """
-    destination = DEFAULT_FOLDER if destination is None else Path(destination)
     things = read_things()
     opened = {key: Package(source, Path(packages)) for key, source in SOURCES.items()}
     _check_names(things, opened["names"])
+    painters = style_painters(opened)
+
+    def write_extras(fresh: Path) -> None:
+        build_extras(fresh, Path(packages), painters, opened["figures"].read)
+
+    return write_pack(DEFAULT_FOLDER if destination is None else Path(destination), things, painters, opened, also=write_extras)
+
+
+def style_painters(opened: dict[str, Package]) -> dict[str, Painter]:
+    """Style id -> what draws a thing in it, in the pack's order."""
     chars = {key: opened[key].json("chars.json") for key in ("cartoon", "sticker")}
-    painters = {"3d": _webp_painter(opened["3d"])}
-    for key in ("flat", "ink", "cartoon", "sticker"):
-        painters[key] = _svg_painter(opened[key], chars)
+    drawn = {key: _svg_painter(opened[key], chars) for key in STYLE_WORDS if key != "3d"}
+    return {"3d": _webp_painter(opened["3d"]), **drawn}
+
+
+def write_pack(
+    destination: Path,
+    things: tuple[Thing, ...],
+    painters: dict[str, Painter],
+    opened: dict[str, Package],
+    also: Callable[[Path], None] = lambda fresh: None,
+) -> Path:
+    """Draws all things in all styles and puts the folder in place in one step; an older one stays until the new one is complete.
+
+    Args:
+        also: writes what else belongs into the folder.
+    """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".pack-", dir=destination.parent) as temporary:
             fresh = Path(temporary) / "pack"
             fresh.mkdir()
             sums = {key: _write_style(fresh / f"{key}.zip", things, painters[key]) for key in STYLE_WORDS}
-            build_extras(fresh, Path(packages), painters, opened["figures"].read)
+            also(fresh)
             _write_manifest(fresh / MANIFEST, things, sums, opened)
             _swap(fresh, destination, Path(temporary) / "old")
     except OSError as error:
@@ -191,7 +215,7 @@ def _check_names(things: tuple[Thing, ...], names: Package) -> None:
                 raise DataError(f"{thing.id} ({thing.code_point}) has no {language} name in {names.source.package} {names.version}.")
 
 
-def _webp_painter(package: Package) -> Callable[[Thing], Image.Image]:
+def _webp_painter(package: Package) -> Painter:
     def paint(thing: Thing) -> Image.Image:
         content = package.read(f"assets/{thing.code_point}.webp") or package.read(f"assets/{thing.code_point}-fe0f.webp")
         if content is None:
@@ -204,7 +228,7 @@ def _webp_painter(package: Package) -> Callable[[Thing], Image.Image]:
     return paint
 
 
-def _svg_painter(package: Package, chars: dict[str, dict[str, str]]) -> Callable[[Thing], Image.Image]:
+def _svg_painter(package: Package, chars: dict[str, dict[str, str]]) -> Painter:
     try:
         import resvg_py
     except ImportError as error:
@@ -232,7 +256,7 @@ def _svg_painter(package: Package, chars: dict[str, dict[str, str]]) -> Callable
     return paint
 
 
-def _write_style(path: Path, things: tuple[Thing, ...], paint: Callable[[Thing], Image.Image]) -> str:
+def _write_style(path: Path, things: tuple[Thing, ...], paint: Painter) -> str:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for thing in things:
             entry = zipfile.ZipInfo(f"{thing.id}.webp", date_time=(1980, 1, 1, 0, 0, 0))

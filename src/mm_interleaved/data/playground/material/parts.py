@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mm_interleaved.data.playground.build import build_pack
+from mm_interleaved.data.playground.build_wide import build_wide_pack
 from mm_interleaved.data.playground.material import clips, lettering, signs
 from mm_interleaved.data.playground.material.collection import load_collection
 from mm_interleaved.data.playground.material.fonts import build_fonts
@@ -14,6 +15,7 @@ from mm_interleaved.data.playground.material.robot import build_robot
 
 PARTS: dict[str, Callable[[Path, Path | None], Path]] = {
     "drawings": build_pack,
+    "wide": build_wide_pack,
     "fonts": build_fonts,
     "logos": build_logos,
     "robot": build_robot,

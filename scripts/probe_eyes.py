@@ -1,0 +1,89 @@
+"""What the visual tokenizer tells of drawings that it has never seen: linear probes, fitted on seen pairs of thing and style.
+
+    python scripts/probe_eyes.py [--model FOLDER] [--n 3000] [--test 600]
+
+Prints one JSON object: the share of items of held-out captions whose thing, style and both a linear probe names, read from the feature maps
+at the item's middle; the same for seen pairs in other pictures. By default the model in the box.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mm_interleaved.data.playground.pack import Pack
+from mm_interleaved.data.playground.world import World, WorldConfig
+from mm_interleaved.generation.load import BOX, load
+from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.processing.images import stack_pixels
+from mm_interleaved.training.feed import Corpus
+from mm_interleaved.training.parts import one_picture
+from mm_interleaved.training.vision import at_places
+
+THINGS, STYLES = 120, 5
+BATCH = 50
+ROUNDS, RATE, DECAY = 400, 0.02, 3e-3
+"""Of the probe: full-batch AdamW."""
+FIELDS = ("thing", "style")
+
+
+@torch.no_grad()
+def read(model: MMInterleavedForConditionalGeneration, split: str, count: int, first: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features at the middle of every item of so many captions, and what the items are."""
+    side = model.config.image_side
+    corpus = Corpus(
+        World(Pack.load(), WorldConfig(things=THINGS, styles=STYLES, jitter=0.0, split=split)), {"caption": 1.0}, seed=0, side=side
+    )
+    features, items = [], []
+    for start in range(first, first + count, BATCH):
+        shown = [one_picture(corpus, index) for index in range(start, min(start + BATCH, first + count))]
+        maps = model.visual_tokenizer(stack_pixels([pixels for pixels, _ in shown], side)).maps
+        owners = [owner for owner, (_, scene) in enumerate(shown) for _ in scene.items]
+        inside = [item for _, scene in shown for item in scene.items]
+        places = torch.tensor([(item.centre_x, item.centre_y) for item in inside], dtype=torch.float32)
+        features.append(at_places([level.float() for level in maps], torch.tensor(owners), places))
+        items += inside
+    return torch.cat(features), {field: torch.tensor([getattr(item, field) for item in items]) for field in FIELDS}
+
+
+def fitted(features: Tensor, classes: Tensor, count: int) -> torch.nn.Linear:
+    """A linear probe."""
+    torch.manual_seed(0)
+    probe = torch.nn.Linear(features.shape[1], count)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=RATE, weight_decay=DECAY)
+    for _ in range(ROUNDS):
+        optimizer.zero_grad()
+        functional.cross_entropy(probe(features), classes).backward()
+        optimizer.step()
+    return probe
+
+
+def main() -> None:
+    """Parses, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=BOX, help="folder of a checkpoint")
+    parser.add_argument("--n", type=int, default=3000, help="captions of seen pairs to fit on")
+    parser.add_argument("--test", type=int, default=600, help="captions to measure on, seen and held out each")
+    chosen = parser.parse_args()
+    started = time.perf_counter()
+    model = load(chosen.model).network
+    features, items = read(model, "train", chosen.n, 0)
+    mean, spread = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
+    probes = {field: fitted((features - mean) / spread, items[field], count) for field, count in zip(FIELDS, (THINGS, STYLES), strict=True)}
+    result: dict[str, object] = {"model": str(chosen.model), "fitted_on_items": len(features)}
+    for name, split, first in (("seen", "train", chosen.n), ("held_out", "test", 0)):
+        features, items = read(model, split, chosen.test, first)
+        right = {field: probes[field]((features - mean) / spread).argmax(dim=1) == items[field] for field in FIELDS}
+        right["both"] = right["thing"] & right["style"]
+        result[name] = {"items": len(features)} | {field: round(float(value.float().mean()), 3) for field, value in right.items()}
+    print(json.dumps(result | {"seconds": round(time.perf_counter() - started, 1)}))
+
+
+if __name__ == "__main__":
+    main()
