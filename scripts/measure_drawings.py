@@ -29,7 +29,7 @@ from mm_interleaved.data.playground.world import World, WorldConfig
 
 MEASURED_THINGS, UNSEEN_THINGS = 120, 60
 SIDE, MARGIN = 48, 2
-FORMS = 4
+FORMS = 12
 """Altered copies of each drawing, made beforehand."""
 BATCH, RATE, DECAY, SMOOTHING = 128, 4e-3, 0.05, 0.1
 WIDTHS = (24, 32, 64, 128)

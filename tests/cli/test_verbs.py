@@ -125,7 +125,8 @@ def test_data_preview_writes_a_page(mmi, tmp_path):
 def test_data_errors_are_named(mmi, tmp_path):
     assert_user_error(mmi("data", "validate", tmp_path), "no pack")
     assert_user_error(mmi("data", "build", tmp_path, "-o", tmp_path / "pack"), "package")
-    assert_user_error(mmi("data", "build", tmp_path, "--part", "statues"), "there are drawings, fonts, logos, robot")
+    assert_user_error(mmi("data", "build", tmp_path, "--part", "statues"), "there are drawings, wide, fonts, logos, robot")
+    assert_user_error(mmi("data", "build", tmp_path, "--part", "wide"), "--output")
     assert_user_error(mmi("data", "build", tmp_path, "--part", "logos", "-o", tmp_path / "built"), "npm pack simple-icons@")
     assert_user_error(mmi("data", "preview", "-o", tmp_path / "p.html", "--split", "exam"), "'train' or 'test'")
 

@@ -57,25 +57,37 @@ LARGE = {
 
 
 FIVE_TASKS = "{caption: 1.5, question: 3, picture: 2, style: 1.5, story: 0.75}"
+STORIES = "{story: 1}"
 ALL_TASKS = json.dumps(dict.fromkeys(TASKS, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize(
-    ("changes", "batch", "tasks", "seed"),
+    ("changes", "batch", "tasks", "seed", "steps", "precision"),
     [
-        pytest.param({}, 8, FIVE_TASKS, 0, id="nano"),
-        pytest.param({}, 8, FIVE_TASKS, 1, id="nano-another_order"),
-        pytest.param({}, 8, FIVE_TASKS, 5, id="nano-a_third_order"),
-        pytest.param({}, 8, ALL_TASKS, 0, id="nano-all_tasks"),
-        pytest.param(WIDER, 4, FIVE_TASKS, 0, id="wider"),
-        pytest.param(LARGE, 2, FIVE_TASKS, 0, id="large"),
+        pytest.param({}, 8, FIVE_TASKS, 0, 6, "float32", id="nano"),
+        pytest.param({}, 8, FIVE_TASKS, 1, 6, "float32", id="nano-another_order"),
+        pytest.param({}, 8, FIVE_TASKS, 5, 6, "float32", id="nano-a_third_order"),
+        pytest.param({}, 8, FIVE_TASKS, 0, 80, "float32", id="nano-eighty_steps"),
+        pytest.param({}, 8, FIVE_TASKS, 0, 20, "bf16", id="nano-bfloat16"),
+        pytest.param({}, 12, STORIES, 0, 12, "bf16", id="nano-stories_in_bfloat16"),
+        pytest.param({}, 8, ALL_TASKS, 0, 6, "float32", id="nano-all_tasks"),
+        pytest.param(WIDER, 4, FIVE_TASKS, 0, 6, "float32", id="wider"),
+        pytest.param(LARGE, 2, FIVE_TASKS, 0, 6, "float32", id="large"),
     ],
 )
-def test_a_plan_is_within_fifteen_percent_of_what_training_holds_at_most(tmp_path, changes, batch, tasks, seed, record_property):
+def test_a_plan_is_within_fifteen_percent_of_what_training_holds_at_most(
+    tmp_path, changes, batch, tasks, seed, steps, precision, record_property
+):
     """The process's own pages (libraries that are mapped from their files are not the run's), sampled every two milliseconds."""
-    arguments = ["init=[]", "training.mixed_precision=float32", "training.steps=6", "tokenizer.texts=2000", f"output={tmp_path / 'run'}"]
+    arguments = [
+        "init=[]",
+        f"training.mixed_precision={precision}",
+        f"training.steps={steps}",
+        "tokenizer.texts=2000",
+        f"output={tmp_path / 'run'}",
+    ]
     arguments += ["tokenizer.tasks=[caption, question]", f"data.tasks={tasks}", f"training.seed={seed}"]
     arguments += [f"training.batch_size={batch}", "training.warmup_steps=0", f"model_changes={json.dumps(changes)}"]
 

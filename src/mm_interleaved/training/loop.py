@@ -27,7 +27,7 @@ from mm_interleaved.checkpoint.native import read_config
 from mm_interleaved.data.sources import Skips
 from mm_interleaved.errors import ConfigError, MMInterleavedError
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from mm_interleaved.ops.freed_memory import keep_freed_memory
+from mm_interleaved.ops.freed_memory import KeptMemory, keep_few_primitives, keep_freed_memory
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.training.assembly import FINAL, join_heads, make_corpus, make_mixture, make_model, picture_side, run_processor
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
@@ -118,6 +118,7 @@ class _Run:
         self.device = self.accelerator.device
         if self.device.type == "cpu":
             keep_freed_memory()
+            keep_few_primitives()
         self.engine = make_engine(recipe, self.accelerator, self.ranks)
         if recipe.data.sources and recipe.data.lanes % self.ranks.count:
             raise ConfigError(f"data.lanes {recipe.data.lanes} is no multiple of the {self.ranks.count} processes; choose one that is.")
@@ -199,11 +200,13 @@ class _Run:
         settings = self.settings
         feed = self._feed()
         rate = Rate(settings.steps - self.step, settings.batch_size)
+        kept = KeptMemory()
         stopped = False
         try:
             for ready in feed:
                 began = time.perf_counter()
                 row = self._one_step(ready)
+                kept.after_step()
                 if self.ranks.main:
                     self._report(row, rate, began)
                 stopped = self._anybody(should_stop()) and self.step < settings.steps

@@ -25,11 +25,13 @@ from mm_interleaved.training.optim import freeze, trained_patterns
 from mm_interleaved.training.parts import Objective, Prepared, TrainedNames, in_precision, tensors_of
 from mm_interleaved.training.recipe import Recipe, read_model_config
 
-BATCHES_LOOKED_AT = 16
-"""First micro-batches of a run, the largest of which are weighed: tasks of a mixture differ in their words and pictures."""
-HEAP_GAPS = 0.22
-"""Share of what the passes hold that glibc's heap keeps besides: freed pieces that the next batch's tensors do not fit. 0.11 to 0.32 in
-runs of six steps. Giving them back after every step would cost a fifth of its time (page faults)."""
+FEWEST_BATCHES, MOST_BATCHES, SAMPLES_LOOKED_AT = 8, 96, 1000
+"""First micro-batches of a run, the largest of which are weighed: tasks of a mixture differ in their words and pictures, and the largest of
+eighty small batches held a third more than the largest of sixteen."""
+HEAP_GAPS, HEAP_GAPS_IN_HALF = 0.28, 0.9
+"""Share of what the passes hold that glibc's heap keeps besides: freed pieces that the next tensors do not fit; the second with autocast,
+whose products take working memory that is no tensor's. To give it back after every step would cost a fifth of its time."""
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MOMENTS_BYTES, AVERAGE_BYTES = 8, 4
 """Of one trained number in float32: AdamW's two averages, and the running average of weights."""
 
@@ -95,7 +97,8 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
 
     pages = own_pages()
     share = -(-recipe.training.batch_size // (processes * recipe.training.accumulation))
-    looked_at = min(BATCHES_LOOKED_AT, recipe.training.steps * processes * recipe.training.accumulation)
+    enough = min(MOST_BATCHES, max(FEWEST_BATCHES, SAMPLES_LOOKED_AT // share))
+    looked_at = min(enough, recipe.training.steps * processes * recipe.training.accumulation)
     largest = _largest([range(number * share, (number + 1) * share) for number in range(looked_at)], objective, corpus)
     accumulated = recipe.training.accumulation > 1
     passes = max((_held_in_passes(objective, batch, precision, device, accumulated) for batch in largest), default=0)
@@ -104,7 +107,7 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
         sizes = [_bytes(batch) for batch in largest]
         process += own_pages() - pages - sum(sizes)
         waiting = (max(recipe.training.prefetch, recipe.training.workers) + 2) * recipe.training.accumulation
-        gaps = int(HEAP_GAPS * (found.gradients + found.activations))
+        gaps = int((HEAP_GAPS_IN_HALF if precision in HALF else HEAP_GAPS) * (found.gradients + found.activations))
         found = replace(found, batches=waiting * max(sizes, default=0), process=max(0, process), gaps=gaps)
     if recipe.training.engine == "fsdp2" and processes > 1:
         divided = {name: -(-getattr(found, name) // processes) for name in ("weights", "gradients", "moments", "average")}
@@ -160,7 +163,7 @@ def _held_in_passes(objective: Objective, batch: Prepared, precision: str, devic
     if accumulated:
         for parameter in objective.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    half = HALF.get(precision)
     there = [*objective.parameters(), *objective.buffers(), *(tensor for _, tensor in tensors_of(prepared))]
     with LiveBytes(there) as live:
         with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
