@@ -1,7 +1,7 @@
 """What the drawings themselves teach: a plain convolutional network learns single drawings and is asked for pairs that it never saw.
 
     python scripts/measure_drawings.py                                            # 120 things of the pack in the box
-    python scripts/measure_drawings.py --pack packs/wide --things 759 --views 300000
+    python scripts/measure_drawings.py --pack packs/wide --things 729 --views 250000
 
 A yardstick for what a model of this size can learn to name from the same pack. Prints one JSON object: the share of the held-out pairs of
 the first 120 things that the network names rightly (thing, style, both), the same for pairs of training, and of the pack's last 60
