@@ -1,7 +1,7 @@
 """The wide pack: beside things of ours, every drawing that all five sets have, for parts that learn to see or to paint.
 
 A few hundred drawings teach a way of drawing badly: a plain network that learnt 552 told the styles of half of the pairs that it had not
-seen, one that learnt 3,484 of 73 % (docs/log.md). The added things have the names that Unicode gives them and stand in no
+seen, one that learnt 3,340 of 75 % (docs/log.md). The added things have the names that Unicode gives them and stand in no
 sentence of ours. It is not in the box: `mmi data build PACKAGES --part wide -o packs/wide`, then `data.pack: packs/wide` in a recipe.
 """
 
