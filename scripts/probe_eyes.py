@@ -21,10 +21,8 @@ from mm_interleaved.data.playground.pack import Pack
 from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.generation.load import BOX, load
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
-from mm_interleaved.processing.images import stack_pixels
 from mm_interleaved.training.feed import Corpus
-from mm_interleaved.training.parts import one_picture
-from mm_interleaved.training.vision import at_places
+from mm_interleaved.training.vision import Vision, at_places
 
 THINGS, STYLES = 120, 5
 BATCH = 50
@@ -40,16 +38,14 @@ def read(model: MMInterleavedForConditionalGeneration, split: str, count: int, f
     corpus = Corpus(
         World(Pack.load(), WorldConfig(things=THINGS, styles=STYLES, jitter=0.0, split=split)), {"caption": 1.0}, seed=0, side=side
     )
+    lesson = Vision(model, corpus)
     features, items = [], []
     for start in range(first, first + count, BATCH):
-        shown = [one_picture(corpus, index) for index in range(start, min(start + BATCH, first + count))]
-        maps = model.visual_tokenizer(stack_pixels([pixels for pixels, _ in shown], side)).maps
-        owners = [owner for owner, (_, scene) in enumerate(shown) for _ in scene.items]
-        inside = [item for _, scene in shown for item in scene.items]
-        places = torch.tensor([(item.centre_x, item.centre_y) for item in inside], dtype=torch.float32)
-        features.append(at_places([level.float() for level in maps], torch.tensor(owners), places))
-        items += inside
-    return torch.cat(features), {field: torch.tensor([getattr(item, field) for item in items]) for field in FIELDS}
+        batch = lesson.prepare(corpus, range(start, min(start + BATCH, first + count)))
+        maps = [level.float() for level in model.visual_tokenizer(batch.pixels).maps]
+        features.append(at_places(maps, batch.item_image, batch.item_place[:, :2]))
+        items.append(batch.item_targets)
+    return torch.cat(features), {field: torch.cat([some[f"item_{field}"] for some in items]) for field in FIELDS}
 
 
 def fitted(features: Tensor, classes: Tensor, count: int) -> torch.nn.Linear:

@@ -40,7 +40,7 @@ def test_kept_memory_serves_the_next_tensors_and_given_back_it_does_not():
 
 GAPS = """
 import torch
-from mm_interleaved.ops.freed_memory import KeptMemory, _own_bytes, keep_freed_memory
+from mm_interleaved.ops.freed_memory import KeptMemory, own_bytes, keep_freed_memory
 keep_freed_memory()
 torch.ones(1)
 kept = KeptMemory()
@@ -48,9 +48,9 @@ assert not kept.after_step()
 assert not kept.after_step()
 blocks = [torch.ones(2**18) for _ in range(400)]
 del blocks[::2]
-before = _own_bytes()
+before = own_bytes()
 assert kept.after_step(), "every other of 400 blocks is a gap"
-print(before - _own_bytes())
+print(before - own_bytes())
 assert not kept.after_step(), "what one step needs is taken anew"
 assert all(bool((block == 1).all()) for block in blocks)
 """
@@ -66,8 +66,8 @@ def test_gaps_are_given_back_once_they_are_more_than_is_allowed():
 def test_a_step_that_needs_more_than_the_ones_before_is_not_mistaken_for_gaps_twice(monkeypatch):
     held = iter([100, 130, 130, 140, 140, 160])
     given_back = []
-    monkeypatch.setattr(freed_memory, "_own_bytes", lambda: next(held))
-    monkeypatch.setattr(freed_memory, "_give_back", lambda: not given_back.append(True))
+    monkeypatch.setattr(freed_memory, "own_bytes", lambda: next(held))
+    monkeypatch.setattr(freed_memory, "give_back", lambda: not given_back.append(True))
     kept = freed_memory.KeptMemory()
     assert [kept.after_step() for _ in range(6)] == [False, True, False, False, False, True]
 

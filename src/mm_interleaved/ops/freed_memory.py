@@ -78,17 +78,17 @@ class KeptMemory:
         Returns:
             Whether pages were given back.
         """
-        held = _own_bytes()
+        held = own_bytes()
         if self._without_gaps:
             self._needed = max(self._needed, held)
             self._without_gaps = False
         elif held > (1 + GAPS_ALLOWED) * self._needed:
-            self._without_gaps = _give_back()
+            self._without_gaps = give_back()
             return self._without_gaps
         return False
 
 
-def _own_bytes() -> int:
+def own_bytes() -> int:
     """Bytes of this process that are no file's; 0 where the system does not tell."""
     try:
         _, resident, shared, *_ = _STATM.read_text().split()
@@ -97,6 +97,7 @@ def _own_bytes() -> int:
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _give_back() -> bool:
+def give_back() -> bool:
+    """Lets the C library give back every page in which nothing lies; whether it gave any."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))

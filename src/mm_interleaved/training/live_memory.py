@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-STATUS = Path("/proc/self/status")
+from mm_interleaved.ops.freed_memory import give_back, own_bytes
 
 
 class LiveBytes(TorchDispatchMode):
@@ -56,10 +54,6 @@ class LiveBytes(TorchDispatchMode):
 
 def own_pages() -> int:
     """Bytes of this process that are no file's, after what was freed went back to the system; 0 where the system does not tell."""
-    if not STATUS.exists():
-        return 0
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
-    return next(1024 * int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("RssAnon"))
+    give_back()
+    return own_bytes()

@@ -206,7 +206,8 @@ class _Run:
             for ready in feed:
                 began = time.perf_counter()
                 row = self._one_step(ready)
-                kept.after_step()
+                if self.device.type == "cpu":
+                    kept.after_step()
                 if self.ranks.main:
                     self._report(row, rate, began)
                 stopped = self._anybody(should_stop()) and self.step < settings.steps
