@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mm_interleaved.checkpoint.adapters import insert_adapter
+from mm_interleaved.ops.freed_memory import keep_few_primitives
 from mm_interleaved.training.assembly import make_corpus, make_mixture, make_model, make_processor, picture_side
 from mm_interleaved.training.device import choose_attention, compute_in_float64, precision_of
 from mm_interleaved.training.engines import checkpoint_parts
@@ -28,7 +29,7 @@ from mm_interleaved.training.recipe import Recipe, read_model_config
 FEWEST_BATCHES, MOST_BATCHES, SAMPLES_LOOKED_AT = 8, 96, 1000
 """First micro-batches of a run, the largest of which are weighed: tasks of a mixture differ in their words and pictures, and the largest of
 eighty small batches held a third more than the largest of sixteen."""
-HEAP_GAPS, HEAP_GAPS_IN_HALF = 0.28, 0.9
+HEAP_GAPS, HEAP_GAPS_IN_HALF = 0.28, 1.25
 """Share of what the passes hold that glibc's heap keeps besides: freed pieces that the next tensors do not fit; the second with autocast,
 whose products take working memory that is no tensor's. To give it back after every step would cost a fifth of its time."""
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,6 +77,8 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
     from mm_interleaved.data.sources import Skips
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_few_primitives()  # as the run does: what oneDNN keeps stays in the process
     precision = precision_of(recipe.training.mixed_precision, device)
     config = read_model_config(recipe)
     pages = own_pages()
