@@ -204,6 +204,17 @@ def test_words_hold_every_word_of_every_text(train: World) -> None:
             assert word in known, word
 
 
+def test_things_that_come_often_are_half_of_the_draws_beside_their_share(pack: Pack) -> None:
+    world = World(pack, WorldConfig(things=200, often=20))
+    random = np.random.default_rng(0)
+    drawn = [world.draw_pair(random, without=(3,))[0] for _ in range(4000)]
+    assert 3 not in drawn
+    assert abs(np.mean([thing < 20 for thing in drawn]) - (0.5 + 0.5 * 19 / 199)) < 0.03
+    assert len(set(drawn)) > 190
+    plain, before = (World(pack, WorldConfig(**often)) for often in ({"often": 0}, {}))
+    assert sample("caption", plain, 0, 0, 32).truth == sample("caption", before, 0, 0, 32).truth
+
+
 def test_easy_worlds_are_easy(pack: Pack) -> None:
     world = World(pack, WorldConfig(things=12, centred_only=True, plain_white=True, jitter=0.0, held_out_pairs=0.0))
     assert len(world.train_pairs) == 60
@@ -215,7 +226,7 @@ def test_easy_worlds_are_easy(pack: Pack) -> None:
         assert sample("question", world, 0, index, 1).truth["form"] != "which_ground"
 
 
-@pytest.mark.parametrize("wrong", [{"split": "dev"}, {"chinese": 2.0}, {"grounds": 9}, {"things": 1}])
+@pytest.mark.parametrize("wrong", [{"split": "dev"}, {"chinese": 2.0}, {"grounds": 9}, {"things": 1}, {"often": 1}, {"often": 121}])
 def test_wrong_worlds_are_named(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         WorldConfig(**wrong)

@@ -7,6 +7,7 @@ import yaml
 
 from mm_interleaved.checkpoint.published import config_from_published
 from mm_interleaved.data.kinds import make_source
+from mm_interleaved.data.playground.pack import DEFAULT_FOLDER
 from mm_interleaved.data.playground.tasks import TASKS
 from mm_interleaved.errors import ConfigError, DataError
 from mm_interleaved.generation.load import BOX
@@ -30,7 +31,8 @@ def test_every_recipe_describes_a_model_a_corpus_and_trainable_parts(path):
     config = read_model_config(recipe) if path.stem not in PUBLISHED_SIZE else config_from_published({"model": {}})
     if not Path(recipe.model).is_dir():  # a trained model brings its tokenizer along
         assert config.text_config.vocab_size >= recipe.tokenizer.vocabulary  # rows that no token uses are left out of the box
-    if recipe.data.pack is not None and not recipe.data.pack.is_dir():  # built from packages when it is wanted
+    packs = {recipe.data.pack, recipe.data.wide and recipe.data.wide.pack} - {None}
+    if not all(pack.is_dir() for pack in packs):  # built from packages when it is wanted
         with pytest.raises(DataError, match="mmi data build"):
             make_corpus(recipe, side=8)
     else:
@@ -51,6 +53,32 @@ def test_training_on_own_pictures_rehearses_every_task_that_the_box_learnt():
     learnt = read_saved_recipe(BOX / "recipe.yaml")["data"]["tasks"]
     often = {task for task, weight in learnt.items() if weight > 0.01 * sum(learnt.values())}
     assert often and all(own[task] > 0 for task in often)
+
+
+def test_tasks_of_a_wide_world_are_drawn_from_it_and_all_others_are_not(recipe_file):
+    wide = {"pack": str(DEFAULT_FOLDER), "world": {"things": 90, "often": 0}, "tasks": ["caption"]}
+    corpus = make_corpus(read_recipe(recipe_file(data={"wide": wide})), side=8)
+    shown = {task: set() for task in corpus.names}
+    for index in range(150):
+        scenes = corpus.sample(index).truth["scenes"]
+        shown[corpus.task_of(index)] |= {item["thing"] for scene in scenes for item in scene["items"]}
+    assert len(shown["caption"]) > 30
+    assert max(shown["picture"] | shown["style"]) < 3
+
+
+@pytest.mark.parametrize(
+    ("wide", "message"),
+    [
+        ({"tasks": ["picture"]}, "data.wide.tasks: expected tasks that only read .*got 'picture'"),
+        ({"tasks": ["capton"]}, "data.wide.tasks: expected tasks that only read .*got 'capton'"),
+        ({"world": {"thing": 9}}, "data.wide.world: unknown key 'thing'; the nearest is 'things'"),
+        ({"pack": "nowhere"}, "mmi data build"),
+    ],
+)
+def test_a_wrong_wide_world_is_named(recipe_file, wide, message):
+    path = recipe_file(data={"wide": {"pack": str(DEFAULT_FOLDER)} | wide})
+    with pytest.raises((ConfigError, DataError), match=message):
+        make_corpus(read_recipe(path), side=8)
 
 
 def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,7 +19,7 @@ from mm_interleaved.data.kinds import make_source
 from mm_interleaved.data.mixture import Mixture
 from mm_interleaved.data.packing import Row, Shorten, published_row_reader
 from mm_interleaved.data.playground.pack import Pack
-from mm_interleaved.data.playground.tasks import TASKS, known_words, texts
+from mm_interleaved.data.playground.tasks import READING_TASKS, TASKS, known_words, texts
 from mm_interleaved.data.playground.world import World, WorldConfig
 from mm_interleaved.data.sources import Example, Skips
 from mm_interleaved.errors import CheckpointError, ConfigError
@@ -59,13 +60,15 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
         ConfigError: an unknown field of the world, an unknown task, or sources for an objective that needs exact truth.
         DataError: the pack is missing or broken.
     """
-    known = sorted(field.name for field in fields(WorldConfig))
-    _refuse(recipe.data.world, known, "data.world")
+    world = _world(recipe.data.pack, recipe.data.world, "data.world")
     _refuse(recipe.data.tasks, sorted(TASKS), "data.tasks")
-    try:
-        config = WorldConfig(**recipe.data.world)
-    except TypeError as error:
-        raise ConfigError(f"data.world: {error}") from error
+    wide, worlds = recipe.data.wide, {}
+    if wide is not None:
+        painting = next((task for task in wide.tasks if task not in READING_TASKS), None)
+        if painting is not None:
+            only = ", ".join(sorted(READING_TASKS))
+            raise ConfigError(f"data.wide.tasks: expected tasks that only read ({only}), got '{painting}'; leave it to data.world.")
+        worlds = dict.fromkeys(wide.tasks, _world(wide.pack, {**recipe.data.world, **wide.world}, "data.wide.world"))
     if recipe.data.packing != "none" and recipe.objective != "documents":
         raise ConfigError(f"data.packing {recipe.data.packing}: objective '{recipe.objective}' does not pack; use packing: none.")
     if recipe.objective == "concepts" and recipe.training.accumulation > 1:
@@ -76,16 +79,26 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
             "use objective: documents."
         )
     return Corpus(
-        World(Pack.load(recipe.data.pack), config),
+        world,
         recipe.data.tasks,
         seed=recipe.training.seed,
         side=side,
         last_unread=recipe.data.last_unread,
         painted=recipe.data.painted,
         variety=recipe.data.variety,
+        worlds=worlds,
         sources={source.name: source.weight for source in recipe.data.sources},
         together=recipe.data.together,
     )
+
+
+def _world(pack: Path | None, values: Mapping[str, Any], where: str) -> World:
+    _refuse(values, sorted(field.name for field in fields(WorldConfig)), where)
+    try:
+        config = WorldConfig(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return World(Pack.load(pack), config)
 
 
 def make_mixture(

@@ -52,12 +52,14 @@ class Corpus:
         last_unread: float = 0.0,
         painted: float = 1.0,
         variety: float = 0.0,
+        worlds: Mapping[str, World] = MappingProxyType({}),
         sources: Mapping[str, float] = MappingProxyType({}),
         together: int = 1,
     ) -> None:
         """
         Args:
             tasks: weight of each task of the playground.
+            worlds: tasks that have a world of their own.
             sources: weight of each source.
             together: so many consecutive samples come from one task or source.
             side: side in pixels at which pictures are composed.
@@ -69,6 +71,7 @@ class Corpus:
         self._painted = painted
         self._variety = variety
         self.world = world
+        self._worlds = worlds
         self.seed = seed
         self.side = side
         self._sources = frozenset(sources)
@@ -102,10 +105,11 @@ class Corpus:
 
     def sample(self, index: int) -> Sample:
         """Sample `index` of the playground, composed anew at every call."""
-        world = self.world
+        task = self.task_of(index)
+        world = self._worlds.get(task, self.world)
         if self._variety and not self.is_painted(index):
             world = world.seen_through(VariedPack(world.pack, key(self.seed, index, "variety"), self._variety), jitter=self._variety)
-        return sample(self.task_of(index), world, self.seed, index, side=self.side)
+        return sample(task, world, self.seed, index, side=self.side)
 
     def samples(self, indices: Sequence[int]) -> list[Sample | Example | Row]:
         """Samples of tasks, composed anew, and of sources, which are read on: their indices must come in ascending order."""

@@ -112,6 +112,17 @@ class SourceRecipe(_Section):
         return {"name": self.name, "files": self.files, "images": self.images, "fetch": self.fetch, **self.options}
 
 
+class WideRecipe(_Section):
+    """Another world for tasks that only read: more drawings, whose names the sentences of the other tasks need not know."""
+
+    pack: Path
+    """Folder of its pack (`mmi data build --part wide`)."""
+    world: dict[str, Any] = {}
+    """Fields of `WorldConfig` that differ from those of `data.world`."""
+    tasks: tuple[str, ...] = ("caption", "question")
+    """Which tasks are drawn from it."""
+
+
 class DataRecipe(_Section):
     """What is trained on."""
 
@@ -119,6 +130,8 @@ class DataRecipe(_Section):
     """Fields of `WorldConfig`: which things, styles, grounds, sizes, languages."""
     pack: Path | None = None
     """Folder of another pack of drawings (`mmi data build --part wide`); None is the one in the box."""
+    wide: WideRecipe | None = None
+    """A second world for some tasks."""
     tasks: dict[str, float] = {}
     """Weight of each task of the playground."""
     sources: tuple[SourceRecipe, ...] = ()

@@ -51,6 +51,9 @@ class WorldConfig:
     """White ground everywhere; the question for the ground colour is not asked. The easy case."""
     styles: int = 5
     """How many styles, from the head of the pack's list."""
+    often: int = 0
+    """In half of the draws only so many things come, from the head of the list; 0 draws all alike. For packs with more things than a small
+    model can name."""
 
     def __post_init__(self) -> None:
         for name in ("held_out_things", "held_out_pairs", "chinese"):
@@ -62,6 +65,8 @@ class WorldConfig:
             raise ConfigError(f"world.grounds is {self.grounds}; there are 1 to {len(GROUNDS)}.")
         if self.things < 2 or self.max_items < 1 or self.jitter < 0 or self.styles < 2:
             raise ConfigError("a world needs things >= 2, styles >= 2, max_items >= 1 and jitter >= 0.")
+        if self.often and not 2 <= self.often <= self.things:
+            raise ConfigError(f"world.often is {self.often}; it is 0, or between 2 and world.things ({self.things}).")
 
 
 class World:
@@ -134,12 +139,15 @@ class World:
         return 1 if self.config.plain_white else self.config.grounds
 
     def draw_pair(self, random: np.random.Generator, *, without: tuple[int, ...] = ()) -> Pair:
-        """A thing, all equally likely, then one of its styles in this split.
+        """A thing, all equally likely (or as `often` says), then one of its styles in this split.
 
         Args:
             without: things that must not come.
         """
-        thing = choose(random, [thing for thing in self.styles_of if thing not in without])
+        things = [thing for thing in self.styles_of if thing not in without]
+        if self.config.often and random.random() < 0.5:
+            things = [thing for thing in things if thing < self.config.often] or things
+        thing = choose(random, things)
         return thing, choose(random, self.styles_of[thing])
 
     def draw_ground(self, random: np.random.Generator) -> int:
