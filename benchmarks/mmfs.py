@@ -2,7 +2,7 @@
 
 Ours projects the query once and, while decoding or denoising, reuses the projected values; every fast path of this machine is a line
 of its own, and the first one is what runs by itself. Sizes: 16 heads of 64, 8 points, features and queries 1,024 wide. `ratio` > 1
-says how many times faster ours is. `--plot FILE` draws the scaling rows.
+says how many times faster ours is. `plot.py` draws the scaling rows.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from measuring import compare, machine, report
@@ -79,20 +77,19 @@ def measure(
     stored: torch.dtype = torch.float32,
     repeats: int = 5,
     only: list[Backend] | None = None,
-) -> list[dict[str, Any]]:
+) -> None:
     sizes = {"queries": queries, "images": images, "cached": cached}
     ours, published = paths(config, **sizes, backward=backward, stored=stored)
 
     def run(path: Callable[[], Tensor]) -> Callable[[], object]:
         return (lambda: path().sum().backward()) if backward else path
 
-    rows = []
     with torch.set_grad_enabled(backward):
         for name in only or fast_paths():
             difference = float((ours(name)().detach() - published().detach()).abs().max())
             amount = work(config, **sizes, backward=backward)
             path = name if stored == torch.float32 else f"{name}_values_{str(stored).removeprefix('torch.')}"
-            row = compare(
+            compare(
                 case,
                 path,
                 run(ours(name)),
@@ -104,53 +101,26 @@ def measure(
                 **sizes,
                 largest_difference=difference,
             )
-            rows.append(row)
-    return rows
 
 
-def scaling() -> list[dict[str, Any]]:
+def scaling() -> None:
     """How the preferred path grows with images and with queries; rows `images` and `queries`."""
     first = fast_paths()[:1]
-    rows = []
     for images in (1, 2, 4, 8, 16, 32):
-        rows += measure("images", LLM, queries=128, images=images, cached=True, repeats=3, only=first)
+        measure("images", LLM, queries=128, images=images, cached=True, repeats=3, only=first)
     for queries in (1, 8, 64, 256, 1024):
-        rows += measure("queries", LLM, queries=queries, images=2, cached=True, repeats=3, only=first)
-    return rows
-
-
-def plot(rows: list[dict[str, Any]], target: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axis, case, fixed in zip(axes, ("images", "queries"), ("128 queries", "2 images"), strict=True):
-        chosen = [row for row in rows if row["case"] == case]
-        counts = [row[case] for row in chosen]
-        axis.plot(counts, [1000 * row["against_seconds"] for row in chosen], "o-", color="#b0413e", label="published form")
-        axis.plot(counts, [1000 * row["seconds"] for row in chosen], "o-", color="#2f6f8f", label=f"ours ({chosen[0]['path']})")
-        axis.set(xscale="log", yscale="log", xlabel=f"{case} ({fixed})", ylabel="milliseconds per call")
-        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    figure.savefig(target, dpi=150)
+        measure("queries", LLM, queries=queries, images=2, cached=True, repeats=3, only=first)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", type=Path, help="draw the scaling rows into this file")
-    chosen = parser.parse_args()
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     report(machine())
     measure("llm_forward", LLM, queries=1024, images=4)
     measure("llm_forward_backward", LLM, queries=1024, images=4, backward=True, repeats=3)
     measure("llm_decode_step", LLM, queries=1, images=4, cached=True, repeats=20)
     measure("llm_decode_step", LLM, queries=1, images=4, cached=True, repeats=20, stored=torch.bfloat16)
     measure("unet_forward", UNET, queries=4096, images=1, cached=True)
-    rows = scaling()
-    if chosen.plot is not None:
-        plot(rows, chosen.plot)
+    scaling()
 
 
 if __name__ == "__main__":
