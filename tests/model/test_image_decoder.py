@@ -8,6 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from mm_interleaved.batch import NoiseDraw
 from mm_interleaved.errors import ConfigError, ShapeError
+from mm_interleaved.model import image_decoder
 from mm_interleaved.model.configuration import ImageDecoderConfig
 from mm_interleaved.model.image_decoder import ImageDecoder
 
@@ -217,6 +218,15 @@ def test_attention_forms_differ_by_rounding_only():
         results.append(decoder(**given))
     for other in results[1:]:
         torch.testing.assert_close(results[0], other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("intel", "expected"), [(True, AttnProcessor2_0), (False, AttnProcessor)])
+def test_attention_in_bfloat16_is_fused_on_processors_where_that_is_faster(monkeypatch, intel, expected):
+    monkeypatch.setattr(image_decoder, "is_intel", lambda: intel)
+    decoder = build()
+    decoder.unet.to(torch.bfloat16)
+    decoder.choose_attention("cpu", backward=False)
+    assert {type(processor) for processor in decoder.unet.attn_processors.values()} == {expected}
 
 
 def test_checkpointed_blocks_give_the_same_gradients():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaModel
 from transformers.cache_utils import DynamicCache
 
@@ -250,6 +251,21 @@ def test_gradients_reach_both_heads() -> None:
     head(torch.randn(1, 2, 16)).logsumexp(-1).sum().backward()
     assert head.head.weight.grad.abs().sum() > 0
     assert head.control_head.weight.grad is not None
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_control_head_has_the_gradients_of_columns_that_are_put_in_one_by_one(tied: bool) -> None:
+    head = _head(separate=True, tied=tied)
+    embedding, hidden = torch.randn(20, 16, requires_grad=True), torch.randn(2, 3, 16, requires_grad=True)
+    table = (embedding, None) if tied else (head.head.weight, head.head.bias)
+    weights = [hidden, *head.parameters(), *([embedding] if tied else [])]
+    columns = list(functional.linear(hidden, *table).unbind(-1))
+    for place, column in zip((17, 19), head.control_head(hidden).unbind(-1), strict=True):
+        columns[place] = column if tied else columns[place] + column
+    logits, expected = head(hidden, embedding), torch.stack(columns, -1)
+    torch.testing.assert_close(logits, expected)
+    found, wanted = (torch.autograd.grad(result.logsumexp(-1).sum(), weights) for result in (logits, expected))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_control_tokens_outside_the_vocabulary_are_refused() -> None:

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mm_interleaved.ops import few_rows, processor
 from mm_interleaved.ops.few_rows import FEW, IN_FRONT, LONG, LONG_IN_FRONT, FewRowsLinear, for_few_rows, linear
+
+
+@pytest.fixture(params=[False, True], ids=["other", "intel"])
+def intel(request, monkeypatch):
+    """Which form is taken depends on the processor; every machine tests both."""
+    monkeypatch.setattr(few_rows, "is_intel", lambda: request.param)
+    return request.param
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -22,7 +30,7 @@ def threads(request):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("wide", [384, 331])
 @torch.no_grad()
-def test_blocks_equal_one_product(shape, dtype, wide, threads):
+def test_blocks_equal_one_product(shape, dtype, wide, threads, intel):
     x, weight, bias = torch.randn(shape, dtype=dtype), torch.randn(wide, 256, dtype=dtype), torch.randn(wide, dtype=dtype)
     near = {"rtol": 2**-7, "atol": 2**-7} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-4}  # bfloat16: its last digit
     for shift in (None, bias):
@@ -33,7 +41,7 @@ def test_blocks_equal_one_product(shape, dtype, wide, threads):
 
 @pytest.mark.parametrize(("rows", "narrow"), [(IN_FRONT - 1, 256), (IN_FRONT, 256), (LONG_IN_FRONT - 1, LONG), (LONG_IN_FRONT, LONG)])
 @torch.no_grad()
-def test_rows_in_front_and_behind_give_one_product(rows, narrow, threads):
+def test_rows_in_front_and_behind_give_one_product(rows, narrow, threads, intel):
     x, weight = torch.randn(rows, narrow), torch.randn(384, narrow)
     found = linear(x, weight)
     torch.testing.assert_close(found, functional.linear(x, weight), rtol=1e-5, atol=3e-4)
@@ -41,25 +49,26 @@ def test_rows_in_front_and_behind_give_one_product(rows, narrow, threads):
 
 
 @torch.no_grad()
-def test_one_row_in_bfloat16_is_added_up_in_float32():
+def test_one_row_in_bfloat16_is_added_up_in_float32(intel):
     pytest.importorskip("numba")
     row, weight, shift = torch.rand(1, 4096).bfloat16(), torch.rand(64, 4096).bfloat16(), torch.rand(64).bfloat16()
     exact = functional.linear(row.double(), weight.double(), shift.double())
     torch.testing.assert_close(linear(row, weight, shift).double(), exact, rtol=2**-8, atol=0)
 
 
-def test_few_rows_are_computed_in_blocks_and_only_without_gradients(monkeypatch):
+@pytest.mark.parametrize(("rows", "blocks_on_intel"), [(2, False), (IN_FRONT, True)])
+def test_few_rows_are_computed_in_blocks_and_only_without_gradients(monkeypatch, intel, rows, blocks_on_intel):
     products = []
     bmm = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda *sides: products.append(sides[0].shape) or bmm(*sides))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     layer = FewRowsLinear(nn.Linear(256, 512))
-    x = torch.randn(2, 256, requires_grad=True)
+    x = torch.randn(rows, 256, requires_grad=True)
     layer(x).sum().backward()
     assert x.grad is not None and layer.weight.grad is not None and not products
     with torch.no_grad():
         layer(x)
-    assert products == [(2, 256, 256)]
+    assert len(products) == (blocks_on_intel or not intel)
 
 
 def test_layers_keep_their_parameters_and_names_and_others_stay():
@@ -75,3 +84,13 @@ def test_layers_keep_their_parameters_and_names_and_others_stay():
     assert type(network["b"]) is Other and type(network["fetched"]) is nn.Linear
     assert list(network.state_dict()) == list(before)
     network.load_state_dict(before)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("vendor_id : GenuineIntel", True), ("vendor_id : AuthenticAMD", False), (None, False)])
+def test_the_maker_of_the_processor_is_read_where_linux_tells_it(tmp_path, monkeypatch, text, expected):
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(processor, "_CPUINFO", path)
+    monkeypatch.setattr(processor.sys, "platform", "linux")
+    assert processor.is_intel.__wrapped__() is expected

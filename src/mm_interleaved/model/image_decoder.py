@@ -30,6 +30,7 @@ from mm_interleaved.model.configuration import ImageDecoderConfig, MMFSConfig, N
 from mm_interleaved.model.noise_schedule import NoiseSchedule
 from mm_interleaved.model.resampler import Resampler
 from mm_interleaved.ops.numbers import numbers_on
+from mm_interleaved.ops.processor import is_intel
 from mm_interleaved.ops.take import take
 
 NEGATIVE_STD = 0.02
@@ -38,7 +39,8 @@ NEGATIVE_STD = 0.02
 PLAIN_ATTENTION_SIDE = 32
 """Largest latent side at which attention on a CPU is written as two products and a softmax: up to here that was a quarter to a third
 of a training step faster than fused attention (two cores, batch 32); above it the score matrices grow too large. Without gradients
-fused attention is the faster one in float32 (4.1 against 5.8 ms for 1,024 queries of two heads of 32), not in bfloat16 (5.1, 3.6)."""
+fused attention is the faster one in float32 (4.1 against 5.8 ms for 1,024 queries of two heads of 32), and in bfloat16 on Intel's
+processors (1.8 against 3.5), not on others (5.1, 3.6)."""
 
 
 class ImageDecoder(nn.Module):
@@ -290,7 +292,8 @@ class ImageDecoder(nn.Module):
             device_type: "cpu", "cuda" …
             backward: whether gradients will be asked for.
         """
-        plain = device_type == "cpu" and self.latent_side <= PLAIN_ATTENTION_SIDE and (backward or self.unet.dtype != torch.float32)
+        small = device_type == "cpu" and self.latent_side <= PLAIN_ATTENTION_SIDE
+        plain = small and (backward or (self.unet.dtype != torch.float32 and not is_intel()))
         self.unet.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
         self.vae.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
 

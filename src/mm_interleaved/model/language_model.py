@@ -29,6 +29,7 @@ from mm_interleaved.errors import ConfigError, ShapeError
 from mm_interleaved.model.configuration import MMFSConfig, MMInterleavedConfig
 from mm_interleaved.model.mmfs import MMFS
 from mm_interleaved.ops import few_rows
+from mm_interleaved.ops.numbers import numbers_on
 
 CONTROL_HEAD_FROZEN_BIAS = -100.0
 """Bias of the frozen head's rows for the control tokens: by itself it never writes one (spec §1.3)."""
@@ -284,10 +285,6 @@ class TextHead(nn.Module):
         if self.control_head is None:
             return logits
         control = self.control_head(hidden)
-        # In place: `logits` is fresh and large, and the backward of a linear layer does not need its output.
-        for column, token in enumerate(self.control_token_ids):
-            if self.head is None:
-                logits[..., token] = control[..., column]
-            else:
-                logits[..., token] += control[..., column]
-        return logits
+        # Not in place: `logits` is a view, whose gradient would then be copied six times; it is the largest tensor of a step.
+        columns, control = numbers_on(logits.device, self.control_token_ids, torch.long), control.to(logits.dtype)
+        return logits.index_copy(-1, columns, control) if self.head is None else logits.index_add(-1, columns, control)

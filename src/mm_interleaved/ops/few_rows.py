@@ -1,11 +1,12 @@
 """Linear layers for a few rows on a CPU: what a decoding step multiplies.
 
-Such a product reads each weight once and does little with it, so only how the cores share the reading counts. The usual product of a few
-rows with a transposed weight runs on one core (MKL); the same product as a batch of blocks of the weight's rows runs on all of them: two
-cores read a head of 32,002 × 512 for one row in 1.7 instead of 5.5 ms, for eight rows in 4.1 instead of 9.8 ms. With more rows, or with
-long ones, it counts which side is transposed: eight rows times 2,048 × 5,632 take 2.7 instead of 4.7 ms where the rows stand in front.
-One row times a weight in bfloat16 is a compiled loop where numba is installed: 0.5 instead of 1.6 ms. Equal to the usual form but for
-rounding.
+Such a product reads each weight once and does little with it, so only how the cores share the reading counts. On processors that are not
+Intel's, MKL runs the usual product of a few rows with a transposed weight on one core; the same product as a batch of blocks of the
+weight's rows runs on all of them: two cores read a head of 32,002 × 512 for one row in 1.7 instead of 5.5 ms, for eight rows in 4.1
+instead of 9.8 ms. With more rows, or with long ones, it counts which side is transposed: eight rows times 2,048 × 5,632 take 2.7 instead
+of 4.7 ms where the rows stand in front. One row times a weight in bfloat16 is a compiled loop where numba is installed: 0.5 instead of
+1.6 ms. On Intel's processors MKL shares a few rows out by itself (1.4 ms for one row, in blocks 3.3), and only from `IN_FRONT` rows on
+blocks are faster (6.8 instead of 10.7 ms for sixteen). Equal to the usual form but for rounding.
 """
 
 import math
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mm_interleaved.ops.loops import missing, share_out, unit
+from mm_interleaved.ops.processor import is_intel
 
 FEW = 32
 """Rows up to which the blocks were faster (two cores, widths of 256 to 4,096)."""
@@ -37,6 +39,8 @@ def linear(x: Float[Tensor, "*any I"], weight: Float[Tensor, "O I"], bias: Float
     rows = x.numel() // narrow
     plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or rows == 0 or rows > FEW
     if plain or x.dtype != weight.dtype or weight.numel() < WORTH_SHARING or not weight.is_contiguous():
+        return functional.linear(x, weight, bias)
+    if is_intel() and (rows < IN_FRONT or x.dtype != torch.float32):
         return functional.linear(x, weight, bias)
     if x.dtype == torch.bfloat16 and rows == 1 and narrow % NARROWEST == 0 and missing() is None:
         return _one_row(x, weight, bias)
