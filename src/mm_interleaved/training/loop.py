@@ -197,6 +197,13 @@ class _Run:
 
     def go(self, should_stop: Callable[[], bool]) -> Finished:
         """Runs the steps that are left, saves, and finishes."""
+        try:
+            return self._go(should_stop)
+        finally:
+            # Trackers end, and so does the group of processes: its threads would still hold tensors when the interpreter is gone.
+            self.accelerator.end_training()
+
+    def _go(self, should_stop: Callable[[], bool]) -> Finished:
         settings = self.settings
         feed = self._feed()
         rate = Rate(settings.steps - self.step, settings.batch_size)
@@ -224,8 +231,6 @@ class _Run:
                 self.timing.close()
                 if self.watch is not None and self.watch.table is not None:
                     self.watch.table.close()
-            if self.settings.trackers:
-                self.accelerator.end_training()
         final = self._finish() if (self.ranks.main or self.engine.divides) and not stopped else None
         self.ranks.wait()
         finished = Finished(self.step, not stopped, final, self.measures, {name: self.skips.by_reason(name) for name in self._sources})
