@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from mm_interleaved.errors import ShapeError
-from mm_interleaved.model.conditioned_unet import ConditionedUNet, pixel_centres
+from mm_interleaved.model.conditioned_unet import ConditionedUNet, DocumentValues, pixel_centres
 from mm_interleaved.model.configuration import MMFSConfig
 
 FEATURE_WIDTH = 6
@@ -221,3 +221,21 @@ def test_upstream_parts_are_marked_as_initialised_and_ours_are_not():
 def test_no_buffer_is_left_out_of_the_state_dict():
     module = build()
     assert {name for name, _ in module.named_buffers()} <= set(module.state_dict())
+
+
+@pytest.mark.parametrize("documents", [1, 2])
+def test_branches_of_guidance_read_what_each_reads_alone_and_the_first_skip_once(documents):
+    module = awaken(build())
+    given, features = inputs(images=2 * documents)
+    for name in ("sample", "timestep"):
+        given[name] = torch.cat([given[name][:documents]] * 2)
+    rows = tuple(torch.tensor([number, documents + number]) for number in range(documents))
+    values = tuple(module.project_features(features[number : number + 1]) for number in range(documents))
+    asked = []
+    hook = module.skip_synchronizers[0].register_forward_hook(lambda module, given, found: asked.append(given[0].shape[0]))
+    together = module(**given, values=DocumentValues(values, rows, branches=True))
+    hook.remove()
+    assert asked == [1] * documents
+    for own, value in zip(rows, values, strict=True):
+        alone = module(**{name: tensor[own] for name, tensor in given.items()}, values=DocumentValues((value,), (torch.arange(2),)))
+        torch.testing.assert_close(together[own], alone)

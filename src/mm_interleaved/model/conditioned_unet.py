@@ -43,6 +43,9 @@ class DocumentValues:
     """For each document what `project_features` gave, in one row; None is a document without a picture."""
     rows: tuple[Int[Tensor, " R"], ...]
     """For each document which images of the batch are its own; every image belongs to one."""
+    branches: bool = False
+    """Whether the images of a document are branches of guidance: the same latents at the same time under different conditions. Up to
+    the first skip they are equal, and it is read once."""
 
 
 class UNetSynchronizer(nn.Module):
@@ -280,11 +283,15 @@ class ConditionedUNet(UNet2DConditionModel):
                 continue
             values = own or (None,) * len(changed)
             for index, synchronizer in enumerate((*self.skip_synchronizers, self.middle_synchronizer)):
-                tensor = changed[index] if alone else changed[index][rows]
+                read = rows[:1] if index == 0 and documents.branches else rows
+                tensor = changed[index][: len(read)] if alone else changed[index][read]
                 value = values[index]
                 visible = None if value is None else torch.ones(tensor.shape[0], value.shape[1], dtype=torch.bool, device=tensor.device)
                 residual = synchronizer(tensor, value, visible, level_shapes)
-                changed[index] = changed[index] + residual if alone else changed[index].index_add_(0, rows, residual)
+                if alone:
+                    changed[index] = changed[index] + residual
+                else:
+                    changed[index].index_add_(0, rows, residual.expand(len(rows), -1, -1, -1))
         return changed[:-1], changed[-1]
 
     def _tensor_sizes(self, latent_side: int) -> list[tuple[int, int]]:

@@ -256,14 +256,15 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
         Args:
             timestep: one per row.
             caches: one per document, of one row each.
-            rows: which rows are of which document (a picture, its negative branch, or several); None: all of the only one.
+            rows: which rows are of which document: the branches of its picture, which hold the same latents at the same time; None: all
+                rows are of the only one, whatever they hold.
         """
         values = [cache.image_values() for cache in caches]
         if all(value is None for value in values):
             return self.image_decoder.predict(latents, timestep, condition)
-        if rows is None:
-            rows = (range(latents.shape[0]),)
-        documents = DocumentValues(tuple(values), tuple(numbers_on(latents.device, own, torch.long) for own in rows))
+        own_rows = (range(latents.shape[0]),) if rows is None else rows
+        indices = tuple(numbers_on(latents.device, own, torch.long) for own in own_rows)
+        documents = DocumentValues(tuple(values), indices, branches=rows is not None)
         return self.image_decoder.predict(latents, timestep, condition, documents, None, self.image_shapes)
 
     # What a training pass does with a packed batch.

@@ -20,6 +20,9 @@ from mm_interleaved.ops.loops import missing, share_out, unit
 MOST_RECENT_LOGIT = 30.0
 """Largest logit of a rank for which `read` may multiply exponentials instead of adding logits: the product keeps its digits."""
 
+LARGEST_LOGIT = 40.0
+"""Up to here a query's exponentials need no division by the largest: times those of a rank, and summed, they stay below 1e33."""
+
 
 def unsupported(values: Tensor) -> str | None:
     """Returns why this path cannot run on `values`, or None if it can."""
@@ -106,9 +109,8 @@ def read(
     images, cells = values.shape[1:3]
     values = as_it_lies(values.flatten(1, 2))
     table = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values.to(numeric)
-    logits = logits.to(numeric)
-    highest = logits.amax(-1, keepdim=True).clamp(min=0)  # the sink's logit is among them
-    given = (offsets, (logits - highest).exp_(), (-highest[..., 0]).exp_(), recent_offsets, recent_factors)
+    factors, sinks = _exponentials(logits.to(numeric))
+    given = (offsets, factors, sinks, recent_offsets, recent_factors)
     queries = [part.to(numeric).contiguous().numpy() for part in given]
     places = [part.to(numeric).contiguous().numpy() for part in (reference_xy, scale, null.flatten())]
     arrays = (
@@ -125,6 +127,14 @@ def read(
     work = 4 * logits.numel() * images * values.shape[3]
     share_out(_kernels().read, arrays, parts=result.shape[0] * result.shape[2], work=work)
     return result
+
+
+def _exponentials(logits: Float[Tensor, "B Q H LP"]) -> tuple[Float[Tensor, "B Q H LP"], Float[Tensor, "B Q H"]]:
+    """Of the logits and of the sink's, which is 0; where one would grow too large, divided by the largest of a query's head."""
+    if logits.numel() == 0 or float(logits.amax()) <= LARGEST_LOGIT:
+        return logits.exp(), logits.new_ones(logits.shape[:3])
+    highest = logits.amax(-1, keepdim=True).clamp(min=0)
+    return (logits - highest).exp_(), (-highest[..., 0]).exp_()
 
 
 def _flat(table: Tensor) -> Any:
