@@ -1,15 +1,11 @@
 #!/usr/bin/env bash
-# What the synchronizers bring, on a GPU: three models learn to read from the same eyes and samples, with them, without them at as many
-# steps, and without them with four times the tokens a picture in as much time. scripts/gpu/train_ablation.sh pack | lighten | three | await |
+# What the synchronizers bring, on a GPU: the model in the box without its own goes on learning on the same samples, with new ones, without at as
+# many steps, and without with four times the tokens a picture in as much time. scripts/gpu/train_ablation.sh pack | lighten | three | await |
 # measure (lent.sh says what the others do); some 10 minutes. Then docs/results.md.
 RECIPES=(recipes/ablation/mmfs-with.yaml recipes/ablation/mmfs-without.yaml recipes/ablation/mmfs-without-64.yaml)
 RESULT=runs/mmfs-without-64
 SHIPPED=final
-READ=caption,question,handwriting,robot,screens,referring
-
-before() { # the eyes of the model in the box
-  mkdir -p runs/eyes && ln --symbolic --no-dereference --force "$PWD/src/mm_interleaved/box/nano" runs/eyes/final
-}
+TASKS=caption,question,handwriting,robot,screens,referring,two_roles,layout_map
 
 three() { launch turns; }
 
@@ -29,11 +25,11 @@ turns() { # the third is fitted to the time that the first took
 measure() { # all three beside each other, on the CPU's cores
   local name
   for name in mmfs-with mmfs-without mmfs-without-64; do
-    mmi evaluate --suite demonstrations --tasks $READ --model runs/$name/final --n "${SAMPLES:-200}" --processes "${PROCESSES:-4}" \
+    mmi evaluate --suite demonstrations --tasks $TASKS --model runs/$name/final --n "${SAMPLES:-200}" --processes "${PROCESSES:-4}" \
       --no-ablation -o "$OUT/$name" >"$OUT/$name.log" 2>&1 &
   done
   wait
   tail --lines 12 "$OUT"/mmfs-*.log
 }
-CHANGES=()
+CHANGES=(--set training.steps=400 --set training.batch_size=256 --set training.threads=2 --set training.workers=14 --set training.prefetch=28)
 source "$(dirname "${BASH_SOURCE[0]}")/lent.sh"

@@ -208,7 +208,8 @@ def test_ddpm_runs_with_integer_timesteps():
     assert decoder(**given | {"draw": draw}).isfinite().all()
 
 
-def test_attention_forms_differ_by_rounding_only():
+def test_attention_forms_differ_by_rounding_only(monkeypatch):
+    monkeypatch.setattr(image_decoder, "is_intel", lambda: False)
     decoder, given = build(), arguments()
     results = []
     forms = {("cpu", True): AttnProcessor, ("cpu", False): AttnProcessor2_0, ("cuda", True): AttnProcessor2_0}
@@ -226,6 +227,16 @@ def test_attention_in_bfloat16_is_fused_on_processors_where_that_is_faster(monke
     decoder = build()
     decoder.unet.to(torch.bfloat16)
     decoder.choose_attention("cpu", backward=False)
+    assert {type(processor) for processor in decoder.unet.attn_processors.values()} == {expected}
+
+
+@pytest.mark.parametrize("intel", [True, False])
+@pytest.mark.parametrize("half", [True, False])
+def test_attention_with_gradients_is_fused_where_that_is_faster(monkeypatch, intel, half):
+    monkeypatch.setattr(image_decoder, "is_intel", lambda: intel)
+    decoder = build()
+    decoder.choose_attention("cpu", backward=True, half=half)
+    expected = AttnProcessor2_0 if intel and not half else AttnProcessor
     assert {type(processor) for processor in decoder.unet.attn_processors.values()} == {expected}
 
 

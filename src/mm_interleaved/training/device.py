@@ -41,13 +41,13 @@ def compute_in_float64(model: MMInterleavedForConditionalGeneration) -> None:
     model.double()
 
 
-def choose_attention(model: MMInterleavedForConditionalGeneration, device: torch.device) -> None:
-    """Sets plain attention on a CPU: at these sizes two products and a softmax are faster than the fused kernel.
+def choose_attention(model: MMInterleavedForConditionalGeneration, device: torch.device, precision: Precision) -> None:
+    """Sets plain attention on a CPU where at these sizes two products and a softmax are faster than the fused kernel.
 
     On CUDA cuDNN's attention is left out: it plans every length anew.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
-    model.image_decoder.choose_attention(device.type, backward=True)
+    model.image_decoder.choose_attention(device.type, backward=True, half=precision in ("bf16", "fp16"))
     if device.type == "cpu":
         for part in (model.language_model, model.visual_tokenizer.encoder):
             part.config._attn_implementation = "eager"

@@ -141,7 +141,7 @@ class _Run:
         model = make_model(recipe, self.processor) if checkpoint is None or self.few_bits else _empty_model(checkpoint)
         torch.manual_seed(key(self.settings.seed, "adapter"))  # also where the model was read and nothing drawn before
         self.adapter = None if recipe.adapter is None else insert_adapter(model, recipe.adapter.settings())
-        choose_attention(model, self.device)
+        choose_attention(model, self.device, self.precision)
         self.objective: Objective = make_objective(recipe.objective, model, self.processor, self.corpus)
         if checkpoint is None and self.objective.keeps_heads:
             join_heads(self.objective.get_submodule("heads"), recipe)

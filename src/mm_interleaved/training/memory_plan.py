@@ -90,7 +90,7 @@ def plan_training(recipe: Recipe, *, processes: int = 1) -> TrainingMemory:
     model = make_model(recipe.model_copy(update={"init": ()}), processor)
     if recipe.adapter is not None:
         insert_adapter(model, recipe.adapter.settings())
-    choose_attention(model, device)
+    choose_attention(model, device, precision)
     objective = make_objective(recipe.objective, model, processor, corpus)
     checkpoint_parts(objective, recipe.training.checkpointing)
     if precision == "float64":
