@@ -88,6 +88,17 @@ def test_doctor_names_libraries_devices_backends_model_pack_and_disk(mmi, model,
     assert not any("model" in problem for problem in found["problems"])
 
 
+@pytest.mark.parametrize(("library", "found"), [("libtcmalloc_minimal.so.4", "tcmalloc"), ("libc.so.6", "the C library's")])
+def test_doctor_names_the_allocator_of_its_process(tmp_path, library, found):
+    from mm_interleaved.cli.machine import _allocator
+
+    (tmp_path / "maps").write_text(f"7f0000000000-7f0000001000 r-xp 00000000 00:00 1    /usr/lib/{library}\n")
+    (finding,) = _allocator(tmp_path / "maps")
+    assert finding["found"] == found
+    assert ("libtcmalloc_minimal.so.4" in finding["advice"]) is (found == "the C library's")
+    assert _allocator(tmp_path / "none") == []
+
+
 def test_doctor_weighs_the_changed_recipe(mmi, tmp_path):
     from mm_interleaved.training import memory_plan
 
