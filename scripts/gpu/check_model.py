@@ -35,7 +35,7 @@ from mm_interleaved.generation.state import DocumentState
 from mm_interleaved.model import mmfs, vit_adapter
 from mm_interleaved.ops.deformable import deformable_attention, reasons
 from mm_interleaved.training.assembly import make_corpus, picture_side
-from mm_interleaved.training.device import choose_attention
+from mm_interleaved.training.device import Precision, choose_attention
 from mm_interleaved.training.optim import freeze
 from mm_interleaved.training.parts import DocumentBatch, Documents
 from mm_interleaved.training.recipe import read_recipe
@@ -226,14 +226,15 @@ class Checks:
 
     # What the cases share.
 
-    def objective(self, model: Model) -> Documents:
-        choose_attention(model.network, next(model.network.parameters()).device)
+    def objective(self, model: Model, dtype: torch.dtype | None = None) -> Documents:
+        precision: Precision = "bf16" if dtype == torch.bfloat16 else "float32"
+        choose_attention(model.network, next(model.network.parameters()).device, precision)
         return Documents(model.network.train(), model.processor)
 
     def backward(self, model: Model, dtype: torch.dtype | None = None) -> tuple[float, dict[str, Tensor]]:
         """Loss and gradients, on the CPU; the model is left as it was for generation."""
         device = next(model.network.parameters()).device
-        objective = self.objective(model)
+        objective = self.objective(model, dtype)
         objective.zero_grad()
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             total = objective(self.few.to(device)).total
@@ -245,13 +246,14 @@ class Checks:
         return float(total.detach()), found
 
     def step(self, size: int) -> Callable[[], None]:
-        objective, prepared = self.objective(self.there), self.batches[size]
+        dtype = torch.bfloat16 if self.cuda else None
+        objective, prepared = self.objective(self.there, dtype), self.batches[size]
         trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
         device = torch.device(self.device)
 
         def run() -> None:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.cuda):
+            with torch.autocast(device.type, dtype=dtype, enabled=self.cuda):
                 total = objective(prepared.to(device)).total
             total.backward()
             norm = clip_grad_norm_(trained, 1.0)
