@@ -213,6 +213,24 @@ def test_parts_are_taken_from_another_checkpoint_and_the_rest_is_left(folder: Pa
         assert torch.equal(tensor, other[name] if name in names else untouched[name])
 
 
+def test_a_pattern_leaves_names_out_though_the_checkpoint_has_them_in_another_shape_or_not_at_all(
+    folder: Path, model: MMInterleavedForConditionalGeneration
+) -> None:
+    _change_weights(folder, lambda weights: weights.update({"visual_tokenizer.resampler.queries": torch.zeros(1)}))
+    names = load_parts(
+        tiny_model(seed=5), folder, ["visual_tokenizer", "language_model", "!*synchronizer*", "!visual_tokenizer.resampler.queries"]
+    )
+    below = [name for name in model.state_dict() if name.startswith(("visual_tokenizer.", "language_model."))]
+    left_out = [name for name in below if "synchronizer" in name or name == "visual_tokenizer.resampler.queries"]
+    assert len(left_out) > 1
+    assert sorted(names) == sorted(set(below) - set(left_out))
+
+
+def test_a_pattern_that_leaves_nothing_out_is_refused(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'!\*synchroniser\*' leaves nothing out"):
+        load_parts(tiny_model(seed=5), folder, ["language_model", "!*synchroniser*"])
+
+
 def test_parts_of_another_shape_are_refused_before_anything_is_copied(folder: Path) -> None:
     target = tiny_model(seed=5)
     untouched = {name: tensor.clone() for name, tensor in target.state_dict().items()}

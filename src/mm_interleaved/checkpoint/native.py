@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -116,29 +117,39 @@ def load_model(folder: Path, **options: Any) -> PreTrainedModel:
     return model
 
 
-def load_parts(model: nn.Module, folder: Path, prefixes: Sequence[str]) -> list[str]:
+def load_parts(model: nn.Module, folder: Path, parts: Sequence[str]) -> list[str]:
     """Copies the weights below some prefixes from another checkpoint of ours, so that parts trained apart are joined.
 
     Args:
         model: takes the weights, in its own dtype and on its own device.
         folder: from `save_model`; its other weights are not read.
-        prefixes: parts of a name up to a dot, such as `visual_tokenizer` or `image_decoder.vae`.
+        parts: beginnings of names up to a dot, such as `visual_tokenizer` or `image_decoder.vae`; glob patterns that begin with `!`, such
+            as `!*synchronizer*`, leave names below them out.
 
     Returns:
         The names that were copied.
 
     Raises:
-        CheckpointError: below the prefixes the names or shapes differ, or the model has nothing there.
+        CheckpointError: in these parts the names or shapes differ, or the model has nothing there.
     """
     read_config(folder)
     own = model.state_dict()
+    prefixes = [part for part in parts if not part.startswith("!")]
+    excluded = [part[1:] for part in parts if part.startswith("!")]
     for prefix in prefixes:
         if not any(_below(name, [prefix]) for name in own):
             known = sorted({name.split(".")[0] for name in own})
             raise CheckpointError(f"the model has no weights below '{prefix}'; its parts are: {', '.join(known)}.")
-    headers = {name: header for name, header in _headers(folder).items() if _below(name, prefixes)}
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if _below(name, prefixes)}
-    check_keys(headers, expected, where=f"{folder} below {', '.join(prefixes)}")
+    for pattern in excluded:
+        if not any(_below(name, prefixes) and fnmatchcase(name, pattern) for name in own):
+            raise CheckpointError(f"'!{pattern}' leaves nothing out: no weight of the model below {', '.join(prefixes)} is called so.")
+
+    def wanted(name: str) -> bool:
+        return _below(name, prefixes) and not any(fnmatchcase(name, pattern) for pattern in excluded)
+
+    headers = {name: header for name, header in _headers(folder).items() if wanted(name)}
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if wanted(name)}
+    check_keys(headers, expected, where=f"{folder} below {', '.join(parts)}")
     for file in weight_files(folder):
         with _opened(file) as opened, torch.no_grad():
             for name in opened.keys():  # noqa: SIM118 - not a mapping

@@ -295,7 +295,7 @@ class ImageDecoder(nn.Module):
         """
         small = device_type == "cpu" and self.latent_side <= PLAIN_ATTENTION_SIDE
         half = self.unet.dtype != torch.float32 if half is None else half
-        plain = small and ((half or not is_intel()) if backward else (half and not is_intel()))
+        plain = small and sum((half, backward, not is_intel())) >= 2  # each speaks against the fused kernel, none alone
         self.unet.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
         self.vae.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
 

@@ -82,8 +82,8 @@ class InitRecipe(_Section):
     folder: str = Field(alias="from")
     """Output folder of that run; its final (EMA) weights are taken."""
     parts: tuple[str, ...] = Field(min_length=1)
-    """Prefixes of parameter names. Below a prefix every name and shape must agree. `heads` are those of the run's objective, where it
-    keeps them."""
+    """Prefixes of parameter names, and glob patterns that begin with `!`, which leave names below them out. In what is taken every name and
+    shape must agree. `heads` are those of the run's objective, where it keeps them."""
     rows: Literal["by_id", "by_text"] = "by_id"
     """Which row of that run's table of tokens a token takes. `by_id`: its own; both runs must have one tokenizer. `by_text`: that of the
     token with the same text, and for a text that was no token the mean of the tokens it was made of; for a run with more words."""
