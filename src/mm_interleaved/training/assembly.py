@@ -64,10 +64,13 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
     _refuse(recipe.data.tasks, sorted(TASKS), "data.tasks")
     wide, worlds = recipe.data.wide, {}
     if wide is not None:
+        _refuse(wide.tasks, sorted(TASKS), "data.wide.tasks")
         painting = next((task for task in wide.tasks if task not in READING_TASKS), None)
-        if painting is not None:
-            only = ", ".join(sorted(READING_TASKS))
-            raise ConfigError(f"data.wide.tasks: expected tasks that only read ({only}), got '{painting}'; leave it to data.world.")
+        if painting is not None and recipe.objective not in ("documents", "words"):
+            raise ConfigError(
+                f"data.wide.tasks: objective '{recipe.objective}' numbers the things of data.world, so '{painting}' cannot paint others; "
+                "use objective: documents, or data.pack for all tasks."
+            )
         worlds = dict.fromkeys(wide.tasks, _world(wide.pack, {**recipe.data.world, **wide.world}, "data.wide.world"))
     if recipe.data.packing != "none" and recipe.objective != "documents":
         raise ConfigError(f"data.packing {recipe.data.packing}: objective '{recipe.objective}' does not pack; use packing: none.")

@@ -113,7 +113,7 @@ class SourceRecipe(_Section):
 
 
 class WideRecipe(_Section):
-    """Another world for tasks that only read: more drawings, whose names the sentences of the other tasks need not know."""
+    """Another world for some tasks: more drawings, whose names the sentences of the other tasks need not know."""
 
     pack: Path
     """Folder of its pack (`mmi data build --part wide`)."""
