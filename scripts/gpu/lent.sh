@@ -1,12 +1,15 @@
 # Training on a GPU machine that is lent in short calls: it starts bare, receives the working tree and .gpu/ (64 MiB a call), gives
 # back at most 8 files of 16 MiB, and keeps running what was started with setsid while later calls only look. Read by train_nano.sh and
 # train_smol.sh, which set RECIPES (in order), CHANGES (--set for all of them; or `changes_for RECIPE` sets it), LIMITS (seconds of all
-# but the last recipe, for `within`), RESULT (the last run's folder), SHIPPED (what of it is brought back), PIECES (large files to carry)
-# and `before` (what makes the model they start from).
+# but the last recipe, for `within`), RESULT (the last run's folder), SHIPPED (what of it is brought back), PIECES (large files to carry),
+# CARRY (ignored paths that travel too), START and BOX (a folder whose files travel in the place of the box's) and `before` (what makes the
+# model they start from).
 #
 # Here:   pack                 wheels that are missing there and pieces of large files, into .gpu/; says what each call carries
-#         lighten, restore     empties files that nothing there needs (recorded tensors of tests), and takes them back from git
-# There:  start                installs, joins the pieces, starts the chain in the background
+#         lighten, restore     empties files that nothing there needs (recorded tensors of tests) and puts START into the box's place; takes
+#                              them back from git
+# There:  install              what the calls after it need; where a call carries more than fits beside .gpu
+#         start                installs, joins the pieces, starts the chain in the background
 #         within SECONDS       the same, to be over in so many seconds from now: after a minute the last recipe gets the steps that fit
 #         await                waits for that end; then `bring`
 #         look                 last losses, plots to $OUT
@@ -41,12 +44,16 @@ pack() {
   done
   tree=$(git ls-files --cached --others --exclude-standard -z | du --files0-from=- --bytes --total | tail -1 | cut -f1)
   echo "working tree $((tree / 1048576)) MiB (less after lighten), wheels $(du --bytes --summarize .gpu/wheels | awk '{print int($1 / 1048576)}') MiB of 64 MiB a call"
+  for path in ${CARRY:-}; do echo "$path $(du --bytes --summarize "$path" | awk '{print int($1 / 1048576)}') MiB"; done
   if [ -n "${PIECES:-}" ]; then ls --size --block-size=MiB .gpu/pieces; echo "carry one piece a call; the first calls only bring pieces: keep"; fi
 }
 
-lighten() { git ls-files -z tests/parity/fixtures | xargs -0 truncate --size 0; }
+lighten() {
+  git ls-files -z tests/parity/fixtures | xargs -0 truncate --size 0
+  if [ -n "${START:-}" ]; then cp "$START"/* "$BOX"; fi
+}
 
-restore() { git checkout --quiet tests/parity/fixtures; }
+restore() { git checkout --quiet tests/parity/fixtures ${BOX:-}; }
 
 keep() { # copies the pieces that this call brought to where later calls find them
   mkdir -p $THERE/pieces && cp .gpu/pieces/* $THERE/pieces/ && ls -l $THERE/pieces
@@ -165,6 +172,7 @@ dry() { # what the calls do, one after the other, in a copy of the tree, at a si
   local copy=$PWD/.gpu/dry
   rm -rf "$copy" && mkdir -p "$copy"
   git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from - --file - | tar --extract --directory "$copy"
+  for path in ${CARRY:-}; do mkdir -p "$copy/$(dirname "$path")" && cp --recursive "$path" "$copy/$path"; done
   cd "$copy"
   OUT=$copy/out
   ALWAYS=(--set training.steps=20 --set training.batch_size=4 --set training.threads=1 --set training.workers=0)

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# The model in the box gets new eyes, learns to read with them and goes on learning all tasks, on a GPU:
-# scripts/gpu/train_nano.sh pack | lighten | within 700 | await | bring … (lent.sh says what each does and where). Then here: `join`,
-# scripts/make_box.py, docs/results.md.
-RECIPES=(recipes/parts/vision-varied.yaml recipes/parts/reading-varied.yaml recipes/playground-nano-varied.yaml)
-LIMITS=(140 165)
-RESULT=runs/playground-nano-varied
+# The model in the box learns to paint from the wide pack and goes on learning all tasks, on a GPU: scripts/gpu/train_nano.sh
+# pack | lighten | install | within 700 | await | bring … (lent.sh says what each does and where). `install` is a call of its own, which
+# brings .gpu; `within` brings packs/wide (`mmi data build PACKAGES --part wide -o packs/wide`) instead, both at once are too much. Then here:
+# `join`, scripts/make_box.py, docs/results.md.
+RECIPES=(recipes/parts/painting-wide.yaml recipes/playground-nano-drawn.yaml)
+LIMITS=(380)
+RESULT=runs/playground-nano-drawn
 SHIPPED=final
+CARRY=packs/wide
 BOX=src/mm_interleaved/box/nano
+START=${START:-runs/playground-nano-wide/final}  # what goes on learning
 
-changes_for() { # the box stands for the runs that it came from, and its tokenizer need not be made again
+changes_for() { # it stands in the place of the box, which stands for the runs that it came from
+  CHANGES=(--set model=$BOX --set training.batch_size=256 --set training.threads=2 --set training.workers=14 --set training.prefetch=28)
   case $1 in
-    */vision-varied.yaml) CHANGES=(--set tokenizer.texts=2000) ;;
-    */reading-varied.yaml) CHANGES=(--set model=$BOX --set 'init=[{from: runs/vision-varied, parts: [visual_tokenizer]}]') ;;
-    *) CHANGES=(--set model=$BOX) ;;
+    */painting-wide.yaml) CHANGES+=(--set init=[] --set training.steps=2000 --set data.together=256) ;;
+    *) CHANGES+=(--set 'init=[{from: runs/painting-wide, parts: [visual_tokenizer, image_decoder, language_model, context_projection, begin_image_embedding]}]' --set training.steps=400) ;;
   esac
 }
 source "$(dirname "${BASH_SOURCE[0]}")/lent.sh"
