@@ -12,10 +12,10 @@ BOX=src/mm_interleaved/box/nano
 START=${START:-runs/playground-nano-wide/final}  # what goes on learning
 
 changes_for() { # it stands in the place of the box, which stands for the runs that it came from
-  CHANGES=(--set model=$BOX --set training.batch_size=256 --set training.threads=2 --set training.workers=14 --set training.prefetch=28)
+  CHANGES=(--set init=[] --set model_changes={} --set training.batch_size=256 --set training.threads=2 --set training.workers=14 --set training.prefetch=28)
   case $1 in
-    */painting-wide.yaml) CHANGES+=(--set init=[] --set training.steps=2000 --set data.together=256) ;;
-    *) CHANGES+=(--set 'init=[{from: runs/painting-wide, parts: [visual_tokenizer, image_decoder, language_model, context_projection, begin_image_embedding]}]' --set training.steps=400) ;;
+    */painting-wide.yaml) CHANGES+=(--set model=$BOX --set training.steps=2000 --set data.together=256) ;;
+    *) CHANGES+=(--set model=runs/painting-wide/final --set training.steps=400) ;;
   esac
 }
 source "$(dirname "${BASH_SOURCE[0]}")/lent.sh"
