@@ -8,7 +8,7 @@ import pytest
 import mm_interleaved
 
 PACKAGE = Path(mm_interleaved.__file__).parent
-GROUND = ("errors", "picture_file", "document", "export", "batch")
+GROUND = ("errors", "name_patterns", "picture_file", "document", "export", "batch")
 """The ground floor, in order: a room on it may import those before it."""
 ONE_ROOM = {"document", "export"}
 """A document and its written forms: one room with two doors."""

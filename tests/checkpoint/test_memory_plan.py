@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mm_interleaved.checkpoint.memory_plan import FORMATS, TRAINED, is_trained, plan_memory, plan_of
+from mm_interleaved.checkpoint.memory_plan import FORMATS, TRAINED, plan_memory, plan_of
 from mm_interleaved.checkpoint.native import save_model
 from mm_interleaved.checkpoint.published import config_from_published
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import MMInterleavedConfig
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
+from mm_interleaved.name_patterns import is_chosen
 from mm_interleaved.testing import tiny_config, tiny_model, tiny_processor
 from mm_interleaved.training.optim import freeze
 from tests.checkpoint.released import layout
@@ -46,11 +47,11 @@ def test_the_released_model_has_as_many_numbers_as_its_layout(full: MMInterleave
 
 def test_the_published_split_trains_what_the_publication_trained(full: MMInterleavedForConditionalGeneration) -> None:
     assert plan_of(full).trained == pytest.approx(PUBLISHED_TRAINED, rel=5e-4)
-    assert all(any(is_trained(name) for name, _ in part.named_parameters(prefix)) for prefix, part in full.named_children())
+    assert all(any(is_chosen(name, TRAINED) for name, _ in part.named_parameters(prefix)) for prefix, part in full.named_children())
 
 
 def test_the_split_is_what_a_recipe_would_freeze(full: MMInterleavedForConditionalGeneration) -> None:
-    named = [name for name, _ in full.named_parameters() if is_trained(name)]
+    named = [name for name, _ in full.named_parameters() if is_chosen(name, TRAINED)]
     assert freeze(full, TRAINED) == named
 
 

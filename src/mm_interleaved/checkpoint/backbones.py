@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -42,6 +41,7 @@ from mm_interleaved.model.configuration import Behaviour, MMInterleavedConfig
 from mm_interleaved.model.interleaved import MMInterleavedForConditionalGeneration
 from mm_interleaved.model.language_model import LAYER_FAMILIES
 from mm_interleaved.model.vit_adapter import Extractor, map_sides
+from mm_interleaved.name_patterns import fits_any
 from mm_interleaved.processing.processor import MMInterleavedProcessor
 from mm_interleaved.processing.tokenizer import BEGIN_IMAGE, IMAGE
 
@@ -149,7 +149,7 @@ def assemble(
             model.image_decoder.negative_tokens.copy_(negative)
     # A part of the published split may be missing here, and a pattern that fits nothing is an error in a recipe.
     names = [name for name, _ in model.named_parameters()]
-    trained = tuple(pattern for pattern in TRAINED if _fits(pattern, names))
+    trained = tuple(pattern for pattern in TRAINED if fits_any(pattern, names))
     return Assembly(model=model.eval(), processor=processor, trained=trained)
 
 
@@ -335,7 +335,3 @@ def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         inner = merged.get(name)
         merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
     return merged
-
-
-def _fits(pattern: str, names: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern.removeprefix("!")) for name in names)

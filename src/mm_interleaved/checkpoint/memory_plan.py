@@ -7,7 +7,7 @@ else — embeddings, head, MMFS, image decoder, visual tokenizer — stays in bf
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from mm_interleaved.checkpoint.placement import waits
 from mm_interleaved.checkpoint.quantized import INT4_BLOCK, INT4_SCALE_BLOCK, INT8_SCALE_BYTES
 from mm_interleaved.errors import ConfigError
 from mm_interleaved.model.configuration import MMInterleavedConfig
+from mm_interleaved.name_patterns import is_chosen
 
 Format = Literal["fp32", "bf16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = ("fp32", "bf16", "int8", "int4")
@@ -145,7 +146,7 @@ def plan_of(model: nn.Module, *, devices: int = 1) -> MemoryPlan:
         PartSize(
             name=part,
             elements=sum(state[name].numel() for name in names),
-            trained=sum(state[name].numel() for name in names if name in parameters and is_trained(name)),
+            trained=sum(state[name].numel() for name in names if name in parameters and is_chosen(name, TRAINED)),
             bytes={form: sum(tensor_bytes(state[name], form, quantised=name in quantised) for name in names) for form in FORMATS},
         )
         for part, names in members.items()
@@ -189,12 +190,6 @@ def tensor_bytes(tensor: Tensor, form: Format, *, quantised: bool) -> int:
         return count + INT8_SCALE_BYTES * tensor.shape[0]
     scales = -(-count // INT4_BLOCK)
     return (count + 1) // 2 + scales + 4 * -(-scales // INT4_SCALE_BLOCK)
-
-
-def is_trained(name: str, patterns: Sequence[str] = TRAINED) -> bool:
-    """Whether the patterns train a parameter: one fits, and none behind a `!` does."""
-    wanted = any(fnmatchcase(name, pattern) for pattern in patterns if not pattern.startswith("!"))
-    return wanted and not any(fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith("!"))
 
 
 def _quantised_names(model: nn.Module) -> set[str]:

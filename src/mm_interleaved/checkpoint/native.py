@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +27,7 @@ from mm_interleaved.checkpoint import auto  # noqa: F401  (whoever reads or writ
 from mm_interleaved.checkpoint.rename import check_keys
 from mm_interleaved.errors import CheckpointError, ConfigError, StorageError
 from mm_interleaved.model.configuration import MMInterleavedConfig
+from mm_interleaved.name_patterns import LEFT_OUT, fits_any, is_chosen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,21 +134,19 @@ def load_parts(model: nn.Module, folder: Path, parts: Sequence[str]) -> list[str
     """
     read_config(folder)
     own = model.state_dict()
-    prefixes = [part for part in parts if not part.startswith("!")]
-    excluded = [part[1:] for part in parts if part.startswith("!")]
+    prefixes = [part.rstrip(".") for part in parts if not part.startswith(LEFT_OUT)]
+    below = [pattern for prefix in prefixes for pattern in (prefix, f"{prefix}.*")]
+    excluded = [part for part in parts if part.startswith(LEFT_OUT)]
     for prefix in prefixes:
-        if not any(_below(name, [prefix]) for name in own):
+        if not any(fits_any(pattern, own) for pattern in (prefix, f"{prefix}.*")):
             known = sorted({name.split(".")[0] for name in own})
             raise CheckpointError(f"the model has no weights below '{prefix}'; its parts are: {', '.join(known)}.")
     for pattern in excluded:
-        if not any(_below(name, prefixes) and fnmatchcase(name, pattern) for name in own):
-            raise CheckpointError(f"'!{pattern}' leaves nothing out: no weight of the model below {', '.join(prefixes)} is called so.")
-
-    def wanted(name: str) -> bool:
-        return _below(name, prefixes) and not any(fnmatchcase(name, pattern) for pattern in excluded)
-
-    headers = {name: header for name, header in _headers(folder).items() if wanted(name)}
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if wanted(name)}
+        if not fits_any(pattern, [name for name in own if is_chosen(name, below)]):
+            raise CheckpointError(f"'{pattern}' leaves nothing out: no weight of the model below {', '.join(prefixes)} is called so.")
+    patterns = [*below, *excluded]
+    headers = {name: header for name, header in _headers(folder).items() if is_chosen(name, patterns)}
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if is_chosen(name, patterns)}
     check_keys(headers, expected, where=f"{folder} below {', '.join(parts)}")
     for file in weight_files(folder):
         with _opened(file) as opened, torch.no_grad():
@@ -252,10 +250,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no object; copy the checkpoint again.")
     return values
-
-
-def _below(name: str, prefixes: Sequence[str]) -> bool:
-    return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in prefixes)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -65,22 +65,23 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
     wide, worlds = recipe.data.wide, {}
     if wide is not None:
         _refuse(wide.tasks, sorted(TASKS), "data.wide.tasks")
-        painting = next((task for task in wide.tasks if task not in READING_TASKS), None)
-        if painting is not None and recipe.objective not in ("documents", "words"):
+        worlds = dict.fromkeys(wide.tasks, _world(wide.pack, {**recipe.data.world, **wide.world}, "data.wide.world"))
+    if recipe.objective not in ("documents", "words"):
+        painting = next((task for task in worlds if task not in READING_TASKS), None)
+        if painting is not None:
             raise ConfigError(
                 f"data.wide.tasks: objective '{recipe.objective}' numbers the things of data.world, so '{painting}' cannot paint others; "
                 "use objective: documents, or data.pack for all tasks."
             )
-        worlds = dict.fromkeys(wide.tasks, _world(wide.pack, {**recipe.data.world, **wide.world}, "data.wide.world"))
+        if recipe.data.sources:
+            raise ConfigError(
+                f"objective '{recipe.objective}' learns from the exact truth of the playground's tasks, which data.sources do not have; "
+                "use objective: documents."
+            )
     if recipe.data.packing != "none" and recipe.objective != "documents":
         raise ConfigError(f"data.packing {recipe.data.packing}: objective '{recipe.objective}' does not pack; use packing: none.")
     if recipe.objective == "concepts" and recipe.training.accumulation > 1:
         raise ConfigError("training.accumulation: objective 'concepts' is trained in whole steps; use accumulation 1.")
-    if recipe.data.sources and recipe.objective not in ("documents", "words"):
-        raise ConfigError(
-            f"objective '{recipe.objective}' learns from the exact truth of the playground's tasks, which data.sources do not have; "
-            "use objective: documents."
-        )
     return Corpus(
         world,
         recipe.data.tasks,

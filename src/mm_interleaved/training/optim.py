@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mm_interleaved.errors import ConfigError
+from mm_interleaved.name_patterns import fits_any, is_chosen
 from mm_interleaved.training.recipe import Recipe, TrainingRecipe
 from mm_interleaved.training.shards import divided_like, own_part
 
@@ -34,18 +35,12 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """
     names = [name for name, _ in module.named_parameters()]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in names):
+        if not fits_any(pattern, names):
             tops = sorted({name.split(".")[0] for name in names})
             raise ConfigError(f"trainable: no parameter is called '{pattern}'; names begin with {', '.join(tops)}.")
-    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
-    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-    trained = []
     for name, parameter in module.named_parameters():
-        chosen = any(fnmatchcase(name, pattern) for pattern in wanted) and not any(fnmatchcase(name, pattern) for pattern in excluded)
-        parameter.requires_grad_(chosen)
-        if chosen:
-            trained.append(name)
-    return trained
+        parameter.requires_grad_(is_chosen(name, patterns))
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 def trained_patterns(recipe: Recipe, *, heads: bool) -> list[str]:
