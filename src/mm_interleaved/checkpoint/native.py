@@ -134,19 +134,19 @@ def load_parts(model: nn.Module, folder: Path, parts: Sequence[str]) -> list[str
     """
     read_config(folder)
     own = model.state_dict()
-    prefixes = [part.rstrip(".") for part in parts if not part.startswith(LEFT_OUT)]
-    below = [pattern for prefix in prefixes for pattern in (prefix, f"{prefix}.*")]
+    prefixes = [part for part in parts if not part.startswith(LEFT_OUT)]
     excluded = [part for part in parts if part.startswith(LEFT_OUT)]
     for prefix in prefixes:
-        if not any(fits_any(pattern, own) for pattern in (prefix, f"{prefix}.*")):
+        if not any(_below(name, [prefix]) for name in own):
             known = sorted({name.split(".")[0] for name in own})
             raise CheckpointError(f"the model has no weights below '{prefix}'; its parts are: {', '.join(known)}.")
+    below = [name for name in own if _below(name, prefixes)]
     for pattern in excluded:
-        if not fits_any(pattern, [name for name in own if is_chosen(name, below)]):
+        if not fits_any(pattern, below):
             raise CheckpointError(f"'{pattern}' leaves nothing out: no weight of the model below {', '.join(prefixes)} is called so.")
-    patterns = [*below, *excluded]
-    headers = {name: header for name, header in _headers(folder).items() if is_chosen(name, patterns)}
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if is_chosen(name, patterns)}
+    patterns = ["*", *excluded]
+    headers = {name: header for name, header in _headers(folder).items() if _below(name, prefixes) and is_chosen(name, patterns)}
+    expected = {name: tuple(own[name].shape) for name in below if is_chosen(name, patterns)}
     check_keys(headers, expected, where=f"{folder} below {', '.join(parts)}")
     for file in weight_files(folder):
         with _opened(file) as opened, torch.no_grad():
@@ -250,6 +250,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no object; copy the checkpoint again.")
     return values
+
+
+def _below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in prefixes)
 
 
 def _is_empty(folder: Path) -> bool:

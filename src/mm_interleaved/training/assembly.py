@@ -62,12 +62,11 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
     """
     world = _world(recipe.data.pack, recipe.data.world, "data.world")
     _refuse(recipe.data.tasks, sorted(TASKS), "data.tasks")
-    wide, worlds = recipe.data.wide, {}
-    if wide is not None:
-        _refuse(wide.tasks, sorted(TASKS), "data.wide.tasks")
-        worlds = dict.fromkeys(wide.tasks, _world(wide.pack, {**recipe.data.world, **wide.world}, "data.wide.world"))
+    wide = recipe.data.wide
+    wide_tasks = [] if wide is None else wide.tasks
+    _refuse(wide_tasks, sorted(TASKS), "data.wide.tasks")
     if recipe.objective not in ("documents", "words"):
-        painting = next((task for task in worlds if task not in READING_TASKS), None)
+        painting = next((task for task in wide_tasks if task not in READING_TASKS), None)
         if painting is not None:
             raise ConfigError(
                 f"data.wide.tasks: objective '{recipe.objective}' numbers the things of data.world, so '{painting}' cannot paint others; "
@@ -82,6 +81,9 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
         raise ConfigError(f"data.packing {recipe.data.packing}: objective '{recipe.objective}' does not pack; use packing: none.")
     if recipe.objective == "concepts" and recipe.training.accumulation > 1:
         raise ConfigError("training.accumulation: objective 'concepts' is trained in whole steps; use accumulation 1.")
+    worlds = {}
+    if wide is not None:
+        worlds = dict.fromkeys(wide.tasks, _world(wide.pack, {**recipe.data.world, **wide.world}, "data.wide.world"))
     return Corpus(
         world,
         recipe.data.tasks,
