@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# What the synchronizers bring, on a GPU: the model in the box without its own goes on learning on the same samples, with new ones, without at as
-# many steps, and without with four times the tokens a picture in as much time. scripts/gpu/train_ablation.sh pack | lighten | three | await |
-# measure (lent.sh says what the others do); some 10 minutes. Then docs/results.md.
+# What the synchronizers bring, on a GPU: a model that reads the picture tokens goes on learning on the same samples, with new synchronizers, without at
+# as many steps, and without with four times the tokens a picture in as much time. scripts/gpu/train_ablation.sh pack | lighten | three | await |
+# measure (lent.sh says what the others do); some 12 minutes. Then docs/results.md.
 RECIPES=(recipes/ablation/mmfs-with.yaml recipes/ablation/mmfs-without.yaml recipes/ablation/mmfs-without-64.yaml)
 RESULT=runs/mmfs-without-64
 SHIPPED=final
 TASKS=caption,question,handwriting,robot,screens,referring,two_roles,layout_map
+
+before() { # the model in the box, its tokens made to differ, its words taught to read them
+  [ -d runs/reading-tokens-64 ] && return
+  python_here scripts/whiten_tokens.py src/mm_interleaved/box/nano runs/nano-white
+  (one_recipe recipes/parts/reading-tokens.yaml --set training.steps=340)
+  python_here scripts/repeat_queries.py runs/reading-tokens/final runs/reading-tokens-64
+}
+
+python_here() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python3}" "$@"; }
 
 three() { launch turns; }
 

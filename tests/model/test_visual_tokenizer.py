@@ -87,6 +87,15 @@ def test_double_precision_agrees_with_single():
     torch.testing.assert_close(single.tokens.double(), double.tokens, atol=1e-4, rtol=1e-4)
 
 
+def test_under_autocast_tokens_are_made_in_full_precision_from_what_the_encoder_saw():
+    tokenizer, seen = randomised(build()), []
+    tokenizer.encoder.register_forward_hook(lambda _module, _given, made: seen.append(made.last_hidden_state))
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = tokenizer(torch.rand(2, 3, 16, 16)).tokens
+    exact = tokenizer.projection(tokenizer.resampler(tokenizer.resampler_input(seen[0].float())))
+    assert tokens.dtype == torch.float32 and torch.equal(tokens, exact)
+
+
 def test_new_tokens_start_near_zero():
     assert build()(torch.rand(1, 3, 16, 16)).tokens.abs().max() < 0.05
 

@@ -6,6 +6,7 @@ Axes: I images · K tokens of a picture · D width of the language model · F fe
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,10 @@ NORM_EPS = 1e-6
 
 PROJECTION_STD = 1e-3
 """Tokens start near zero in the language model's space."""
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 class VisualFeatures(NamedTuple):
@@ -104,7 +109,11 @@ class VisualTokenizer(nn.Module):
         encoded = self.encoder((pixels - self.clip_mean) / self.clip_std)
         cells = self.position_table[1:]
         maps = tuple(level + resize_table(cells, tuple(level.shape[2:])).permute(2, 0, 1) for level in encoded.maps)
-        tokens = self.projection(self.resampler(self.resampler_input(encoded.last_hidden_state)))
+        # Kept out of autocast: what differs between pictures can be a small part of the resampler's states, and of that bfloat16 left nano
+        # little (docs/log.md).
+        with _without_autocast(pixels.device):
+            hidden = encoded.last_hidden_state.to(self.projection.weight.dtype)
+            tokens = self.projection(self.resampler(self.resampler_input(hidden)))
         return VisualFeatures(tokens[:images], tuple(level[:images] for level in maps))
 
     def resampler_input(self, hidden: Float[Tensor, "I T F"]) -> Float[Tensor, "I T F"]:

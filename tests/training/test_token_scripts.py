@@ -1,0 +1,64 @@
+"""The scripts that change the visual tokenizer's last steps: tokens that differ, and more of them."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from mm_interleaved.generation.load import BOX, load
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def model():
+    return load(BOX).network.float()
+
+
+@pytest.fixture(scope="module")
+def whitening():
+    return runpy.run_path(str(SCRIPTS / "whiten_tokens.py"))
+
+
+@pytest.fixture(scope="module")
+def pixels(whitening):
+    return whitening["pictures"](224)[:48]
+
+
+def spoiled(model):
+    """The same with a vector in all states that is a thousand times as large as what differs."""
+    with torch.no_grad():
+        last = model.visual_tokenizer.resampler.layers[-1]
+        last.feed_forward_out.bias += 1000 * torch.randn(last.feed_forward_out.bias.shape, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def test_whitened_tokens_differ_between_pictures_in_many_directions(whitening, pixels, model):
+    shares = whitening["whiten"](spoiled(model), pixels)
+    assert shares["before"] < 0.01 and shares["directions_before"] < 5
+    assert shares["after"] > 0.5 and shares["directions_after"] > 20
+    with torch.no_grad():
+        tokens = model.visual_tokenizer(pixels).tokens
+    words = model.language_model.embed_tokens.weight
+    assert tokens.mean(dim=(0, 1)).norm() < 0.05 * tokens.square().mean().sqrt() * tokens.shape[2] ** 0.5
+    torch.testing.assert_close(tokens.square().mean().sqrt(), words.square().mean().sqrt(), rtol=0.02, atol=0)
+
+
+def test_whitening_leaves_feature_maps_as_they_are(whitening, pixels, model):
+    with torch.no_grad():
+        before = model.visual_tokenizer(pixels[:4]).maps
+        whitening["whiten"](model, pixels)
+        after = model.visual_tokenizer(pixels[:4]).maps
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_repeated_queries_read_what_the_queries_read(pixels, model):
+    script = runpy.run_path(str(SCRIPTS / "repeat_queries.py"))
+    # Without the noise: the function's own constant.
+    script["repeated"].__globals__["NOISE"] = 0.0
+    grown = script["repeated"](model, 4)
+    with torch.no_grad():
+        old, new = model.visual_tokenizer(pixels[:4]), grown.visual_tokenizer(pixels[:4])
+    assert grown.config.image_tokens == 4 * model.config.image_tokens
+    torch.testing.assert_close(new.tokens, old.tokens.repeat(1, 4, 1), rtol=1e-3, atol=1e-3)
