@@ -90,7 +90,7 @@ def main() -> None:
     loaded = load(chosen.source)
     model = loaded.network.float()
     shares = whiten(model, pictures(model.config.image_side))
-    print(json.dumps(shares | { "written": str(save_model(model, loaded.processor, chosen.target))}))
+    print(json.dumps(shares | {"written": str(save_model(model, loaded.processor, chosen.target))}))
 
 
 if __name__ == "__main__":

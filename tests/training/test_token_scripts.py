@@ -62,3 +62,15 @@ def test_repeated_queries_read_what_the_queries_read(pixels, model):
         old, new = model.visual_tokenizer(pixels[:4]), grown.visual_tokenizer(pixels[:4])
     assert grown.config.image_tokens == 4 * model.config.image_tokens
     torch.testing.assert_close(new.tokens, old.tokens.repeat(1, 4, 1), rtol=1e-3, atol=1e-3)
+
+
+def test_a_new_resampler_learns_the_tokens_of_the_old_one_and_rounds_less(whitening, pixels, model):
+    script = runpy.run_path(str(SCRIPTS / "relearn_resampler.py"))
+    script["relearn"].__globals__["BATCH"] = 24
+    whitening["whiten"](model, pixels)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    figures = script["relearn"](model, script["target"](model, 200), 250)
+    assert figures["unexplained"] < 0.9
+    assert figures["common_error_after"] + figures["error_after"] < 0.2 * (figures["common_error_before"] + figures["error_before"])
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, kept[name])}
+    assert changed and all(name.startswith(("visual_tokenizer.resampler.", "visual_tokenizer.projection.")) for name in changed)
