@@ -10,7 +10,7 @@ TASKS=caption,question,handwriting,robot,screens,referring,two_roles,layout_map
 before() { # the model in the box, its tokens made to differ, its words taught to read them
   [ -d runs/reading-tokens-64 ] && return
   python_here scripts/whiten_tokens.py src/mm_interleaved/box/nano runs/nano-white
-  (one_recipe recipes/parts/reading-tokens.yaml --set training.steps=340)
+  (one_recipe recipes/parts/reading-tokens.yaml)
   python_here scripts/repeat_queries.py runs/reading-tokens/final runs/reading-tokens-64
 }
 
@@ -40,5 +40,11 @@ measure() { # all three beside each other, on the CPU's cores
   wait
   tail --lines 12 "$OUT"/mmfs-*.log
 }
-CHANGES=(--set training.steps=400 --set training.batch_size=256 --set training.threads=2 --set training.workers=14 --set training.prefetch=28)
+changes_for() {
+  CHANGES=(--set training.batch_size=256 --set training.threads=2 --set training.workers=14 --set training.prefetch=28)
+  case $1 in
+    */reading-tokens.yaml) CHANGES+=(--set training.steps=340) ;;
+    *) CHANGES+=(--set training.steps=400) ;;
+  esac
+}
 source "$(dirname "${BASH_SOURCE[0]}")/lent.sh"
