@@ -52,13 +52,14 @@ def target(model: MMInterleavedForConditionalGeneration, pictures: int) -> Targe
     """Tokens of pictures of all these tasks, and what they are made of."""
     eyes = model.visual_tokenizer
     world = World(Pack.load(), WorldConfig(things=THINGS, styles=STYLES, jitter=0.0))
-    corpus, states = Corpus(world, TASKS, seed=0, side=model.config.image_side), []
+    corpus, states, tokens = Corpus(world, TASKS, seed=0, side=model.config.image_side), [], []
+    hook = eyes.resampler.register_forward_pre_hook(lambda _module, given: states.append(given[0]))
     for first in range(0, pictures, ENCODED):
         samples = [corpus.sample(index) for index in range(first, min(first + ENCODED, pictures))]
         shown = [next(segment for segment in sample.segments if not isinstance(segment, str)) for sample in samples]
-        pixels = stack_pixels(shown, model.config.image_side)
-        states.append(eyes.resampler_input(eyes.encoder((pixels - eyes.clip_mean) / eyes.clip_std).last_hidden_state))
-    return Target(torch.cat(states), torch.cat([eyes.projection(eyes.resampler(some)) for some in states]))
+        tokens.append(eyes(stack_pixels(shown, model.config.image_side)).tokens)
+    hook.remove()
+    return Target(torch.cat(states), torch.cat(tokens))
 
 
 def relearn(model: MMInterleavedForConditionalGeneration, wanted: Target, steps: int) -> dict[str, float]:

@@ -82,7 +82,7 @@ def whiten(model: MMInterleavedForConditionalGeneration, pixels: Float[Tensor, "
 
 
 def main() -> None:
-    """Parses, centres, writes."""
+    """Parses, whitens, writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="folder of a checkpoint")
     parser.add_argument("target", type=Path, help="where the changed one goes, in float32")

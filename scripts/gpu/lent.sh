@@ -28,7 +28,8 @@ ALWAYS=()
 
 THERE=.lent  # what stays on that machine between the calls
 SITE=${SITE:-$THERE/site}
-mmi() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" ${PYTHON:-python3} -m mm_interleaved.cli.main "$@"; }
+python_here() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python3}" "$@"; }
+mmi() { python_here -m mm_interleaved.cli.main "$@"; }
 
 pack() {
   mkdir -p .gpu/wheels

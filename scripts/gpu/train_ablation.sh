@@ -14,8 +14,6 @@ before() { # the model in the box, its tokens made to differ, its words taught t
   python_here scripts/repeat_queries.py runs/reading-tokens/final runs/reading-tokens-64
 }
 
-python_here() { PYTHONPATH="src:$SITE${PYTHONPATH:+:$PYTHONPATH}" "${PYTHON:-python3}" "$@"; }
-
 three() { launch turns; }
 
 turns() { # the third is fitted to the time that the first took
