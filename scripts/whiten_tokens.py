@@ -1,6 +1,6 @@
 """Takes from the picture tokens what is the same in all of them, so that what differs between pictures is not lost beside it.
 
-    python scripts/centre_tokens.py FROM TO
+    python scripts/whiten_tokens.py FROM TO
 
 The last feed-forward network of the resampler may add a vector that is the same for every picture, and so large that the norm behind it
 leaves nothing of the rest (docs/log.md, "tokens that are all alike"). Its mean over 200 captions goes into that network's bias, with the

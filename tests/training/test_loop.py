@@ -326,6 +326,37 @@ def test_samples_that_are_not_painted_are_read_as_before(recipe):
     assert objective.model.image_decoder.unet.conv_in.weight.grad is None
 
 
+def test_samples_of_tokens_alone_are_read_as_by_a_model_without_synchronizers(recipe):
+    run = recipe("alone", data={"tokens_alone": 0.5, "tasks": {"question": 1.0, "style": 1.0}})
+    corpus, config = make_corpus(run, side=16), read_model_config(run)
+    objective = Documents(make_model(run), make_processor(run, config, corpus.world)).eval()
+    gates = [parameter for name, parameter in objective.model.named_parameters() if name.endswith(".gate")]
+    for gate in gates:
+        torch.nn.init.constant_(gate, 0.7)
+    indices = range(12)
+    alone = torch.tensor([corpus.reads_tokens_alone(index) for index in indices])
+    assert 0 < alone.sum() < len(alone)
+    for row_tokens in (None, 200):
+        objective.row_tokens = row_tokens
+        prepared = objective.prepare(corpus, indices)
+        batch, synchronized = prepared.batch, prepared.synchronized
+        assert synchronized is not None and synchronized.shape == (*batch.token_ids.shape, 1)
+        features = objective.model.encode_images(batch.pixels)
+        mixed = objective.model.read_batch(batch, features, synchronized=synchronized)
+        opened = objective.model.read_batch(batch, features)
+        with torch.no_grad():
+            for gate in gates:
+                gate.zero_()
+            closed = objective.model.read_batch(batch, features)
+            for gate in gates:
+                gate.fill_(0.7)
+        real = batch.document_index >= 0
+        torch.testing.assert_close(mixed[real], torch.where(synchronized, opened, closed)[real], rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(opened[real], closed[real], atol=1e-3)
+    assert int((~synchronized[..., 0]).any(dim=1).sum()) > 0 and len(batch.token_ids) < 12  # several documents in a row
+    assert objective.prepare(make_corpus(recipe("open"), side=16), [0]).synchronized is None
+
+
 def test_a_run_with_more_words_takes_rows_over_by_their_text(recipe):
     first = recipe("first")
     train(first)

@@ -1,4 +1,4 @@
-"""The scripts that change the visual tokenizer's last steps: tokens that differ, and more of them."""
+"""The scripts that change the visual tokenizer's last steps, or join two models that read pictures in different ways."""
 
 import runpy
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mm_interleaved.errors import CheckpointError
 from mm_interleaved.generation.load import BOX, load
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -74,3 +75,28 @@ def test_a_new_resampler_learns_the_tokens_of_the_old_one_and_rounds_less(whiten
     assert figures["common_error_after"] + figures["error_after"] < 0.2 * (figures["common_error_before"] + figures["error_before"])
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, kept[name])}
     assert changed and all(name.startswith(("visual_tokenizer.resampler.", "visual_tokenizer.projection.")) for name in changed)
+
+
+def test_a_blend_keeps_the_painter_of_one_and_the_eyes_of_the_other(model):
+    script = runpy.run_path(str(SCRIPTS / "blend_models.py"))
+    other = load(BOX).network.float()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator)
+    first, second = ({name: value.clone() for name, value in each.state_dict().items()} for each in (model, other))
+    blended = script["blend"](model, other, 0.25).state_dict()
+    kept = [name for name in first if name.startswith("image_decoder.") or "synchronizer" in name]
+    eyes = [name for name in first if name.startswith("visual_tokenizer.")]
+    between = ["language_model.embed_tokens.weight", "language_model.layers.1.mlp.up_proj.weight", "begin_image_embedding"]
+    assert all(torch.equal(blended[name], first[name]) for name in kept)
+    assert all(torch.equal(blended[name], second[name]) for name in eyes)
+    for name in between:
+        torch.testing.assert_close(blended[name], 0.75 * first[name] + 0.25 * second[name])
+
+
+def test_models_of_two_shapes_are_not_blended(model):
+    script = runpy.run_path(str(SCRIPTS / "blend_models.py"))
+    grown = runpy.run_path(str(SCRIPTS / "repeat_queries.py"))["repeated"](model, 4)
+    with pytest.raises(CheckpointError, match=r"resampler.queries' is .* only models that began as one"):
+        script["blend"](model, grown, 0.5)

@@ -12,6 +12,7 @@ F feature width · D width of the language model · V vocabulary (docs/glossary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -129,14 +130,15 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
             output.loss = None
         return output if return_dict else output.to_tuple()
 
-    def forward_batch(self, batch: Batch, draw: NoiseDraw | None) -> ModelOutput:
+    def forward_batch(self, batch: Batch, draw: NoiseDraw | None, *, synchronized: Bool[Tensor, "B T 1"] | None = None) -> ModelOutput:
         """One pass over a packed batch: both losses, all logits.
 
         Args:
             draw: random numbers of the painted images; None leaves the image loss out.
+            synchronized: where the language model's synchronizers add anything; None means everywhere.
         """
         features = self.visual_tokenizer(batch.pixels)
-        hidden = self.read_batch(batch, features)
+        hidden = self.read_batch(batch, features, synchronized=synchronized)
         logits = self.logits(hidden)
         if draw is not None and batch.target_pixels.shape[0]:
             squared_error = self._paint_batch(batch, draw, features, hidden)
@@ -269,15 +271,18 @@ class MMInterleavedForConditionalGeneration(PreTrainedModel):
 
     # What a training pass does with a packed batch.
 
-    def read_batch(self, batch: Batch, features: VisualFeatures) -> Float[Tensor, "B T D"]:
-        """Hidden states of a packed batch, after the final norm."""
+    def read_batch(
+        self, batch: Batch, features: VisualFeatures, *, synchronized: Bool[Tensor, "B T 1"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Hidden states of a packed batch, after the final norm; `synchronized` as in `forward_batch`."""
         embeddings = self.embed(batch.token_ids, features.tokens)
-        mmfs = self._no_pictures(embeddings)
+        mmfs = replace(self._no_pictures(embeddings), synchronized=synchronized)
         if batch.row_images.shape[1]:
             # Projected once per picture, then laid out per row.
             projected = self.language_model.project_features(_flatten(features.maps, self.text_levels)[:, None])
             index = batch.row_images.clamp(min=0)
-            mmfs = MMFSInputs(visible=batch.visible(), values=tuple(take(values[:, 0], index) for values in projected))
+            values = tuple(take(each[:, 0], index) for each in projected)
+            mmfs = MMFSInputs(visible=batch.visible(), values=values, synchronized=synchronized)
         output = self.language_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask(batch, isolate=self.behaviour.isolate_documents, dtype=embeddings.dtype),

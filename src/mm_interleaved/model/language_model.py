@@ -48,6 +48,8 @@ class MMFSInputs:
     """Projected values, one entry per layer with MMFS in order, from `MMFSLlamaModel.project_features`."""
     level_shapes: tuple[tuple[int, int], ...] | None = None
     """Real (height, width) of each level, finest first; None means the configured squares."""
+    synchronized: Bool[Tensor, "B Q 1"] | None = None
+    """Where the synchronizers add anything; None means everywhere. Elsewhere pictures are known through their tokens alone."""
 
     def of(self, synchronizer: int) -> Float[Tensor, "B N S H C"]:
         """The values of one layer with MMFS, by its place among them."""
@@ -158,7 +160,8 @@ class _SynchronizedLayer(nn.Module):
         hidden_states = hidden_states + attended
         if mmfs is not None:
             values = mmfs.of(self.synchronizer_index)
-            hidden_states = hidden_states + self.synchronizer(hidden_states, values, mmfs.visible, mmfs.level_shapes)
+            seen = self.synchronizer(hidden_states, values, mmfs.visible, mmfs.level_shapes)
+            hidden_states = hidden_states + (seen if mmfs.synchronized is None else seen * mmfs.synchronized)
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 

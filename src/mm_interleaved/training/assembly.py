@@ -91,6 +91,7 @@ def make_corpus(recipe: Recipe, *, side: int) -> Corpus:
         side=side,
         last_unread=recipe.data.last_unread,
         painted=recipe.data.painted,
+        tokens_alone=recipe.data.tokens_alone,
         variety=recipe.data.variety,
         worlds=worlds,
         sources={source.name: source.weight for source in recipe.data.sources},

@@ -51,6 +51,7 @@ class Corpus:
         side: int,
         last_unread: float = 0.0,
         painted: float = 1.0,
+        tokens_alone: float = 0.0,
         variety: float = 0.0,
         worlds: Mapping[str, World] = MappingProxyType({}),
         sources: Mapping[str, float] = MappingProxyType({}),
@@ -65,10 +66,12 @@ class Corpus:
             side: side in pixels at which pictures are composed.
             last_unread: share of samples whose last picture, if it ends the document, is painted but not read.
             painted: share of samples whose pictures are painted; those of the others are only read.
+            tokens_alone: share of samples in which the language model reads pictures by their tokens, without its synchronizers.
             variety: how much the drawings of the others are altered (`data.playground.varied`).
         """
         self._last_unread = last_unread
         self._painted = painted
+        self._tokens_alone = tokens_alone
         self._variety = variety
         self.world = world
         self._worlds = worlds
@@ -102,6 +105,10 @@ class Corpus:
     def is_painted(self, index: int) -> bool:
         """Whether sample `index` belongs to the share whose pictures are painted; never for a task that paints none."""
         return self.task_of(index) not in READING_TASKS and key(self.seed, index, "painted") / 2**63 < self._painted
+
+    def reads_tokens_alone(self, index: int) -> bool:
+        """Whether sample `index` belongs to the share in which the synchronizers of the language model add nothing."""
+        return key(self.seed, index, "tokens_alone") / 2**63 < self._tokens_alone
 
     def sample(self, index: int) -> Sample:
         """Sample `index` of the playground, composed anew at every call."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mm_interleaved.batch import IGNORED_TARGET, Batch, NoiseDraw
@@ -111,9 +111,12 @@ class DocumentBatch:
     """Task or source of each row; rows that several share have none."""
     blanks: int = 0
     """Painted pictures at its end that stand for nothing (`Documents.every_part`)."""
+    synchronized: Bool[Tensor, "B T 1"] | None = None
+    """Where the language model's synchronizers add anything; None means everywhere."""
 
     def to(self, device: torch.device) -> DocumentBatch:
         moved = replace(self, batch=self.batch.to(device).in_fractions(), draw=self.draw.to(device))
+        moved = moved if self.synchronized is None else replace(moved, synchronized=self.synchronized.to(device))
         return moved.evened(EVEN) if device.type == "cuda" else moved
 
     def in_bytes(self) -> DocumentBatch:
@@ -180,7 +183,20 @@ class Documents(Objective):
         own = [[owners[member] for member in row] for row in rows]
         names = {index: sample.task for sample, index in zip(samples, indices, strict=True)}
         tasks = tuple(names.get(row[0], "") if len(set(row)) == 1 else "" for row in own)
-        return DocumentBatch(batch, self.draw(batch, corpus.seed, own), tasks, blanks)
+        return DocumentBatch(batch, self.draw(batch, corpus.seed, own), tasks, blanks, self._synchronized(batch, corpus, own))
+
+    @staticmethod
+    def _synchronized(batch: Batch, corpus: Corpus, owners: Sequence[Sequence[int]]) -> Bool[Tensor, "B T 1"] | None:
+        # None where all are, so that nothing is multiplied in the usual run.
+        alone = [[owner != NO_SAMPLE and corpus.reads_tokens_alone(owner) for owner in row] for row in owners]
+        if not any(map(any, alone)):
+            return None
+        synchronized = torch.ones(*batch.token_ids.shape, 1, dtype=torch.bool)
+        for row, documents in enumerate(alone):
+            for document, closed in enumerate(documents):
+                if closed:
+                    synchronized[row, batch.document_index[row] == document] = False
+        return synchronized
 
     def _blank(self) -> Layout:
         # Two pictures: the second one is painted from the first, so that every synchronizer has something to read.
@@ -217,7 +233,7 @@ class Documents(Objective):
         return NoiseDraw(noise=noise, timestep=timestep, posterior=posterior, drop=uniform[:, 1])
 
     def forward(self, prepared: DocumentBatch) -> StepTerms:
-        output = self.model.forward_batch(prepared.batch, prepared.draw)
+        output = self.model.forward_batch(prepared.batch, prepared.draw, synchronized=prepared.synchronized)
         terms = output.terms
         assert terms is not None  # forward_batch always gives them
         config = self.model.config

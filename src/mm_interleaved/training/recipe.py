@@ -155,6 +155,9 @@ class DataRecipe(_Section):
     painted: float = Field(1.0, ge=0, le=1)
     """Share of samples whose pictures are painted where they are to be; those of the others are only read. To paint is the dearest part
     of a sample, so a run that is to learn words paints none or few."""
+    tokens_alone: float = Field(0.0, ge=0, le=1)
+    """Share of samples in which the language model's synchronizers add nothing, so that it reads pictures by their tokens alone. Where
+    the synchronizers always help, it stops reading the tokens (docs/log.md, "both ways to read")."""
     variety: float = Field(0.0, ge=0, le=1)
     """How much drawings are altered (mirrored, turned, recoloured …) in samples whose pictures are only read; 0 shows them as they are."""
 
