@@ -1,21 +1,25 @@
 """Trains the re-segmenter and the style judge on real composites, and measures both.
 
-    python scripts/train_judges.py            # about twenty minutes on one busy core; writes the weights into the package
+    python scripts/train_judges.py            # about forty minutes on one core; writes the weights into the package
     python scripts/train_judges.py --resume   # goes on from those weights
     python scripts/train_judges.py --measure  # only measures: real pictures, through the autoencoder in the box, swapped labels
 
-Training samples come from the train split, measured ones from the test split (held-out pairs and shapes, filter settings never shown).
+A judge has to know every drawing, as the template match does: half of its pictures come from each side of the held-out line. What it never
+saw is a picture of the model, or one of those that are measured, which are composed from another seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.nn import functional
 
 from mm_interleaved.data.playground.canvas import Picture, class_map
@@ -25,14 +29,19 @@ from mm_interleaved.data.playground.tasks import sample
 from mm_interleaved.data.playground.world import World, WorldConfig
 
 SEED = 40
+PICTURES = 24_000
+"""Pictures that are composed; with more steps they come again."""
+BLUR, TINT, BRIGHTNESS, NOISE = 1.0, 0.06, 0.12, 0.05
+"""How much of a 3 × 3 mean, shifts of each colour and of all, and the largest deviation of noise, in sRGB from 0 to 1."""
 STYLE_TASKS = ("style_named", "context_style", "context_style", "layout_map")
 MEASURED = 400
 
 
-def segment_samples(world: World, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures of the task `layout_map` with their exact maps."""
+def segment_samples(worlds: Sequence[World], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures of the task `layout_map` with their exact maps, from each world in turn."""
     index = 0
     while True:
+        world = worlds[index % len(worlds)]
         made = sample("layout_map", world, seed, index, side=networks.PICTURE_SIDE)
         picture = made.segments[2]
         assert isinstance(picture, np.ndarray)
@@ -40,11 +49,12 @@ def segment_samples(world: World, seed: int) -> Iterator[tuple[np.ndarray, np.nd
         index += 1
 
 
-def style_samples(world: World, seed: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The last pictures of tasks that end in one picture, with the style or the family of the filter."""
+def style_samples(worlds: Sequence[World], seed: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The last pictures of tasks that end in one picture, with the style or the family of the filter, from each world in turn."""
     index = 0
     while True:
-        made = sample(STYLE_TASKS[index % len(STYLE_TASKS)], world, seed, index, side=networks.PICTURE_SIDE)
+        task, world = STYLE_TASKS[index % len(STYLE_TASKS)], worlds[index // len(STYLE_TASKS) % len(worlds)]
+        made = sample(task, world, seed, index, side=networks.PICTURE_SIDE)
         picture = made.segments[-1]
         assert isinstance(picture, np.ndarray)
         chosen = made.truth.get("filter")
@@ -52,24 +62,44 @@ def style_samples(world: World, seed: int) -> Iterator[tuple[np.ndarray, int]]:
         index += 1
 
 
+def spoiled(pixels: Float[Tensor, "B 3 H W"], random: torch.Generator) -> Float[Tensor, "B 3 H W"]:
+    """Pictures that are as inexact as generated ones: half of them a little blurred, brighter or darker, tinted and noisy."""
+    count = len(pixels)
+
+    def some(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=random)
+
+    soft = functional.avg_pool2d(functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    changed = torch.lerp(pixels, soft, some(1, 1, 1) * BLUR) + TINT * (some(3, 1, 1) - 0.5) + BRIGHTNESS * (some(1, 1, 1) - 0.5)
+    changed = changed + NOISE * some(1, 1, 1) * torch.randn(pixels.shape, generator=random)
+    return torch.where(some(1, 1, 1) < 0.5, changed, pixels).clamp(0, 1)
+
+
 def train(network: torch.nn.Module, samples: Iterator, steps: int, batch: int, name: str) -> None:
-    """AdamW with one cycle of the learning rate, cross entropy over pixels or pictures."""
+    """AdamW with one cycle of the learning rate, cross entropy over pixels or pictures.
+
+    The first pictures are composed once and come again in another order, mirrored or not and spoiled in another way.
+    """
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+    random = torch.Generator().manual_seed(SEED)
     started = time.time()
+    pictures, labels = zip(*islice(samples, min(PICTURES, steps * batch)), strict=True)
+    pictures, labels = np.stack(pictures), torch.from_numpy(np.stack(labels)).long()
+    print(f"{name}: {len(pictures)} pictures composed in {time.time() - started:.0f} s", flush=True)
+    order = torch.cat([torch.randperm(len(pictures), generator=random) for _ in range(1 + steps * batch // len(pictures))])
     for step in range(steps):
-        pictures, labels = zip(*(next(samples) for _ in range(batch)), strict=True)
-        target = torch.from_numpy(np.stack(labels)).long()
-        pixels = networks.as_pixels(pictures)
-        # In half of the pictures brightness and noise vary a little: generated ones are never exact, real ones are.
-        varied = (torch.rand(batch, 1, 1, 1) < 0.5).float()
-        pixels = pixels + varied * (0.02 * torch.randn(batch, 3, 1, 1) + 0.01 * torch.randn_like(pixels))
-        loss = functional.cross_entropy(network(pixels.clamp(0, 1)), target)
+        chosen = order[step * batch : (step + 1) * batch]
+        pixels, target = networks.as_pixels(pictures[chosen.numpy()]), labels[chosen]
+        if torch.rand((), generator=random) < 0.5:
+            pixels, target = pixels.flip(-1), target.flip(-1) if target.ndim > 1 else target
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = functional.cross_entropy(network(spoiled(pixels, random)).float(), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % 50 == 0 or step == steps - 1:
+        if step % 200 == 0 or step == steps - 1:
             print(f"{name} {step}/{steps} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
     weights = {
         key: (value.detach().half() if value.is_floating_point() else value).contiguous() for key, value in network.state_dict().items()
@@ -95,7 +125,7 @@ def through_autoencoder(pictures: list[np.ndarray]) -> list[np.ndarray]:
 def measure() -> None:
     """Both judges on the test split."""
     world = World(Pack.load(), WorldConfig(split="test"))
-    taken = [next(source) for source in [segment_samples(world, SEED + 1)] for _ in range(MEASURED)]
+    taken = list(islice(segment_samples([world], SEED + 1), MEASURED))
     pictures, maps = [picture for picture, _ in taken], [classes for _, classes in taken]
     for words, seen in (("real", pictures), ("through the autoencoder", through_autoencoder(pictures))):
         found = networks.segment(seen)
@@ -103,8 +133,7 @@ def measure() -> None:
         swapped = [networks.mean_overlap(one, other) for one, other in zip(found, maps[1:] + maps[:1], strict=True)]
         right = np.mean([(one == other).mean() for one, other in zip(found, maps, strict=True)])
         print(f"segmenter, {words}: mIoU {np.mean(overlaps):.3f}, pixels right {right:.3f}, swapped labels mIoU {np.mean(swapped):.3f}")
-    source = style_samples(world, SEED + 1)
-    labelled = [next(source) for _ in range(MEASURED)]
+    labelled = list(islice(style_samples([world], SEED + 1), MEASURED))
     pictures = [picture for picture, _ in labelled]
     labels = [networks.STYLES[label] for _, label in labelled]
     for words, seen in (("real", pictures), ("through the autoencoder", through_autoencoder(pictures))):
@@ -118,19 +147,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="only measure the weights in the package")
     parser.add_argument("--resume", action="store_true", help="go on from the weights in the package")
-    parser.add_argument("--steps", type=int, default=1000, help="of the segmenter")
-    parser.add_argument("--style-steps", type=int, default=500, help="of the style judge")
+    parser.add_argument("--steps", type=int, default=6000, help="of the segmenter, 32 pictures each; 0 leaves it as it is")
+    parser.add_argument("--style-steps", type=int, default=2000, help="of the style judge, 32 pictures each; 0 leaves it as it is")
     given = parser.parse_args()
     if not given.measure:
         torch.manual_seed(SEED)
-        world = World(Pack.load(), WorldConfig(chinese=0.0))
+        pack = Pack.load()
+        worlds = [World(pack, WorldConfig(chinese=0.0, split=split)) for split in ("train", "test")]
         # Other samples than before: a resumed training must not see the first ones again.
         seed = SEED + 2 if given.resume else SEED
         style_judge, segmenter = (
             (networks.style_judge(), networks.segmenter()) if given.resume else (networks.StyleJudge(), networks.Segmenter())
         )
-        train(segmenter.train(), segment_samples(world, seed), given.steps, 16, networks.SEGMENTER)
-        train(style_judge.train(), style_samples(world, seed), given.style_steps, 32, networks.STYLE_JUDGE)
+        if given.steps:
+            train(segmenter.train(), segment_samples(worlds, seed), given.steps, 32, networks.SEGMENTER)
+        if given.style_steps:
+            train(style_judge.train(), style_samples(worlds, seed), given.style_steps, 32, networks.STYLE_JUDGE)
     measure()
 
 
