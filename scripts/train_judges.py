@@ -1,6 +1,6 @@
 """Trains the re-segmenter and the style judge on real composites, and measures both.
 
-    python scripts/train_judges.py            # about forty minutes on one core; writes the weights into the package
+    python scripts/train_judges.py            # about half an hour beside other work; writes the weights into the package
     python scripts/train_judges.py --resume   # goes on from those weights
     python scripts/train_judges.py --measure  # only measures: real pictures, through the autoencoder in the box, swapped labels
 

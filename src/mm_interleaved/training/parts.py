@@ -115,8 +115,8 @@ class DocumentBatch:
     """Where the language model's synchronizers add anything; None means everywhere."""
 
     def to(self, device: torch.device) -> DocumentBatch:
-        moved = replace(self, batch=self.batch.to(device).in_fractions(), draw=self.draw.to(device))
-        moved = moved if self.synchronized is None else replace(moved, synchronized=self.synchronized.to(device))
+        synchronized = None if self.synchronized is None else self.synchronized.to(device)
+        moved = replace(self, batch=self.batch.to(device).in_fractions(), draw=self.draw.to(device), synchronized=synchronized)
         return moved.evened(EVEN) if device.type == "cuda" else moved
 
     def in_bytes(self) -> DocumentBatch:
