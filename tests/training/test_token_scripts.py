@@ -1,12 +1,15 @@
 """The scripts that change the visual tokenizer's last steps, or join two models that read pictures in different ways."""
 
+import json
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from mm_interleaved.errors import CheckpointError
+from mm_interleaved.errors import CheckpointError, ConfigError
 from mm_interleaved.generation.load import BOX, load
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -93,6 +96,38 @@ def test_a_blend_keeps_the_painter_of_one_and_the_eyes_of_the_other(model):
     assert all(torch.equal(blended[name], second[name]) for name in eyes)
     for name in between:
         torch.testing.assert_close(blended[name], 0.75 * first[name] + 0.25 * second[name])
+
+
+def test_a_blend_of_all_weights_lies_between_the_two_everywhere(model):
+    script = runpy.run_path(str(SCRIPTS / "blend_models.py"))
+    other = load(BOX).network.float()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 1.0
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    blended = script["blend"](model, other, 0.5, every=True).state_dict()
+    for name, _ in model.named_parameters():
+        torch.testing.assert_close(blended[name], first[name] + 0.5)
+
+
+def test_a_written_blend_keeps_the_tables_digits_and_the_recipe_of_the_second(tmp_path, monkeypatch):
+    target = tmp_path / "blend"
+    arguments = ["blend_models.py", str(BOX), str(BOX), str(target), "--all", "--share", "0.5", "--dtype", "bfloat16"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(SCRIPTS / "blend_models.py"), run_name="__main__")
+    written, box = load_file(target / "model.safetensors"), load_file(BOX / "model.safetensors")
+    assert {name: value.dtype for name, value in written.items()} == {name: value.dtype for name, value in box.items()}
+    assert all(torch.equal(written[name], box[name]) for name in box)
+    assert (target / "recipe.yaml").read_text() == (BOX / "recipe.yaml").read_text()
+    config = json.loads((target / "config.json").read_text())
+    assert config["dtype"] == config["text_config"]["dtype"] == config["vision_config"]["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_beyond_the_two_models_is_refused(model, share):
+    script = runpy.run_path(str(SCRIPTS / "blend_models.py"))
+    with pytest.raises(ConfigError, match=f"a share of {share} .* from 0 \\(first\\) to 1"):
+        script["blend"](model, model, share)
 
 
 def test_models_of_two_shapes_are_not_blended(model):

@@ -29,9 +29,10 @@ from mm_interleaved.training.recipe import Recipe, read_model_config
 FEWEST_BATCHES, MOST_BATCHES, SAMPLES_LOOKED_AT = 8, 96, 1000
 """First micro-batches of a run, the largest of which are weighed: tasks of a mixture differ in their words and pictures, and the largest of
 eighty small batches held a third more than the largest of sixteen."""
-HEAP_GAPS, HEAP_GAPS_IN_HALF = 0.28, 1.25
+HEAP_GAPS, HEAP_GAPS_IN_HALF = 0.28, 1.15
 """Share of what the passes hold that glibc's heap keeps besides: freed pieces that the next tensors do not fit; the second with autocast,
-whose products take working memory that is no tensor's. To give it back after every step would cost a fifth of its time."""
+whose products take working memory that is no tensor's (it grows for some twenty steps). To give it back after every step would cost a
+fifth of its time."""
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MOMENTS_BYTES, AVERAGE_BYTES = 8, 4
 """Of one trained number in float32: AdamW's two averages, and the running average of weights."""
