@@ -5,7 +5,7 @@
 Without `--all`, the image decoder and the synchronizers are the first's and the visual tokenizer is the second's; everything else, the
 language model above all, lies on the line between the two, `--share` of the way to the second. With it, every weight lies there. A model
 that learnt something new while some of its tasks were left out has forgotten the words of those; on the way to it there are models that
-know both (docs/log.md, "both ways to read" and "scenes"; the idea is that of arXiv 2109.01903).
+know both (docs/log.md, "both ways to read" and "half of the way"; the idea is that of arXiv 2109.01903).
 The blend keeps the second's processor and recipe; `scripts/make_box.py` takes it if it is written in bfloat16.
 """
 
