@@ -4,7 +4,8 @@
     python scripts/new_figure.py measure --model FOLDER [--model FOLDER] -o out/zora.html
 
 The figure is a drawing of the pack that no recipe of nano shows. A picture counts when the judge takes it for this very drawing, among all
-drawings that nano knows in all styles (605); a caption counts when its words are exactly right.
+drawings that nano knows in all styles (605), and it lies nearer to it than the one of those that is most like it: something is nearest to
+what a model makes of an unknown word, too. A caption counts when its words are exactly right.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def drawings(model: Model, judge: TemplateJudge, seeds: int) -> list[tuple[str, 
         for seed in range(seeds):
             events = model.stream(Document([Text(prompt)]), max_images=1, max_tokens=8, steps=STEPS, guidance=GUIDANCE, seed=seed)
             made = next((event.image for event in events if isinstance(event, ImageDone)), None)
-            found.append((prompt, made, made is not None and judge.best(made.array()) == wanted))
+            found.append((prompt, made, made is not None and judge.is_drawing(made.array(), *wanted)))
     return found
 
 

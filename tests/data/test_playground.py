@@ -303,6 +303,24 @@ def test_judge_falls_to_chance_on_swapped_labels(train: World) -> None:
     assert sum(one == other for one, other in zip(found, labels[1:] + labels[:1], strict=True)) <= 2
 
 
+def test_a_drawing_is_itself_and_a_rectangle_hardly_ever_is_one(train: World) -> None:
+    judge = TemplateJudge(train.pack, train.train_things, range(5))
+    random = np.random.default_rng(0)
+    itself = rectangles = 0
+    for _ in range(60):
+        thing, style = int(random.choice(train.train_things)), int(random.integers(5))
+        ground = int(random.integers(len(GROUNDS)))
+        true = compose(Scene(ground=ground, items=(Item(thing=thing, style=style, centre_x=0.5, centre_y=0.5, size=0.75),)), train.pack, 64)
+        itself += judge.is_drawing(true, thing, style)
+        assert not judge.is_drawing(true, *judge.pairs[(judge.pairs.index((thing, style)) + 7) % len(judge.pairs)])
+        filled = np.full_like(true, GROUNDS[ground].colour)
+        left, top, width, height = random.integers(4, 24, 4)
+        filled[top : top + 2 * height, left : left + 2 * width] = random.integers(0, 256, 3)
+        rectangles += judge.is_drawing(filled, *judge.best(filled))
+    assert itself >= 57
+    assert rectangles <= 12
+
+
 def test_judge_survives_empty_and_full_pictures(train: World) -> None:
     judge = TemplateJudge(train.pack, (0, 1), (0, 1))
     empty = np.full((64, 64, 3), 255, np.uint8)

@@ -68,6 +68,27 @@ class TemplateJudge:
         wanted = self._bank(ground)[self.pairs.index((thing, style))]
         return float(np.sqrt(np.mean((_shrink(picture, _drawing(mask)) - wanted) ** 2)) / 255)
 
+    def is_drawing(self, picture: np.ndarray, thing: int, style: int) -> bool:
+        """Whether the picture is this drawing: nearest to it among all candidates, and nearer than the candidate most like it is.
+
+        `best` alone names something for every blob; a picture as far from a drawing as another drawing is not that drawing.
+
+        Args:
+            picture: H W 3 uint8.
+            thing, style: pack indices of a candidate.
+
+        Raises:
+            ShapeError: the array is not such a picture.
+        """
+        return self.best(picture) == (thing, style) and self.distance(picture, thing, style) < self._most_like(picture, thing, style)
+
+    def _most_like(self, picture: np.ndarray, thing: int, style: int) -> float:
+        """Distance, as `distance` tells it, from a candidate to the nearest other one on the picture's ground."""
+        bank = self._bank(_foreground(picture)[1])
+        row = self.pairs.index((thing, style))
+        squares = ((bank - bank[row]) ** 2).mean(1)
+        return float(np.sqrt(np.delete(squares, row).min()) / 255)
+
     def _nearest(self, picture: np.ndarray, box: tuple[int, int, int, int], ground: int) -> tuple[int, int]:
         bank = self._bank(ground)
         distances = ((bank - _shrink(picture, box)[None]) ** 2).sum(1)
