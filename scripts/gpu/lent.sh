@@ -171,6 +171,7 @@ evaluate() {
 
 dry() { # what the calls do, one after the other, in a copy of the tree, at a size for a CPU
   local copy=$PWD/.gpu/dry
+  if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then PYTHON=$PWD/.venv/bin/python; fi  # what make env made
   rm -rf "$copy" && mkdir -p "$copy"
   git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from - --file - | tar --extract --directory "$copy"
   for path in ${CARRY:-}; do mkdir -p "$copy/$(dirname "$path")" && cp --recursive "$path" "$copy/$path"; done
