@@ -80,14 +80,12 @@ class TemplateJudge:
         Raises:
             ShapeError: the array is not such a picture.
         """
-        return self.best(picture) == (thing, style) and self.distance(picture, thing, style) < self._most_like(picture, thing, style)
-
-    def _most_like(self, picture: np.ndarray, thing: int, style: int) -> float:
-        """Distance, as `distance` tells it, from a candidate to the nearest other one on the picture's ground."""
-        bank = self._bank(_foreground(picture)[1])
-        row = self.pairs.index((thing, style))
-        squares = ((bank - bank[row]) ** 2).mean(1)
-        return float(np.sqrt(np.delete(squares, row).min()) / 255)
+        _check(picture)
+        mask, ground = _foreground(picture)
+        bank, row = self._bank(ground), self.pairs.index((thing, style))
+        distances = ((bank - _shrink(picture, _drawing(mask))) ** 2).sum(1)
+        to_others = np.delete(((bank - bank[row]) ** 2).sum(1), row)
+        return int(distances.argmin()) == row and bool(distances[row] < to_others.min())
 
     def _nearest(self, picture: np.ndarray, box: tuple[int, int, int, int], ground: int) -> tuple[int, int]:
         bank = self._bank(ground)
